@@ -1,0 +1,1 @@
+"""Turns run folders into tables: samples, pass@k, contrasts, reports."""

@@ -1,0 +1,182 @@
+"""From Hydra overrides to a frozen config: composed once, resolved, checked, plain JSON ever after."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tokensweep import config as schema
+from tokensweep.loss.method import build_method, inert_keys
+from tokensweep.paths import conf_dir, default_store, extension_dirs
+from tokensweep.registry import KIND, build
+
+Frozen = dict[str, Any]
+
+_SINGLE_SLOTS = ("allocation", "advantage", "minibatch", "ratio", "surrogate", "aggregate")
+
+
+def register_components() -> None:
+    """Import every module that declares components, the user's own in ``TOKENSWEEP_PATH`` included."""
+    import tokensweep.methods
+    import tokensweep.models
+    import tokensweep.problems
+    import tokensweep.rollout  # noqa: F401  the imports register
+
+    for folder in extension_dirs():
+        for path in sorted((folder / "methods").glob("*.py")):
+            _import_file(path)
+
+
+def _import_file(path: Path) -> None:
+    name = f"tokensweep_extension_{path.stem}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before execution: dataclasses look their module up
+    spec.loader.exec_module(module)
+
+
+def compose_config(overrides: Sequence[str], *, name: str = "train") -> DictConfig:
+    """The composed, unresolved config; inside a Hydra application its own search path is used."""
+    if GlobalHydra.instance().is_initialized():
+        return compose(name, list(overrides))
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def freeze_run(overrides: Sequence[str]) -> Frozen:
+    """The frozen config of one run, checked as far as is possible before it starts.
+
+    Raises ValueError (or Hydra's ConfigCompositionException) that names the key, what must hold and what
+    to do: unknown keys, wrong types, values out of range, slots filled twice, keys that a schedule drives
+    and keys that have no effect as the method stands.
+    """
+    _check_stacking(overrides)
+    frozen = resolve(compose_config(overrides))
+    method = build_method(frozen["method"])
+    _check_overridden_keys(overrides, schedules=frozen["method"]["schedules"], inert=inert_keys(method))
+    return frozen
+
+
+def resolve(cfg: DictConfig) -> Frozen:
+    """Plain JSON values of a composed config with the held-out suite, paths and store filled in.
+
+    Raises ValueError for a missing value, an interpolation that leads nowhere or a value out of range.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ValueError(f"these keys need a value: {', '.join(missing)}. Give each as KEY=VALUE")
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{error}") from error
+    frozen: Frozen = json.loads(json.dumps(plain))
+    frozen["store"] = str(_absolute(frozen["store"]) if frozen["store"] else default_store())
+    _fill_suites(frozen)
+    schema.check_ranges(frozen)
+    _check_components(frozen)
+    return frozen
+
+
+def _fill_suites(frozen: Frozen) -> None:
+    """Add the held-out suite, hand ``eval.path`` to the suites that read a file, make paths absolute."""
+    settings, data = frozen["eval"], frozen.get("data")
+    if data and settings["held_out"]:
+        suite = {**data, "split": "test", "size": settings["held_out"]}
+        settings["suites"].setdefault(data["name"], suite)
+    for name, suite in settings["suites"].items():
+        if settings["path"] and "path" in suite:
+            given = _absolute(settings["path"])
+            suite["path"] = str(given / f"{name}.jsonl" if given.is_dir() else given)
+    for node in [frozen.get("model"), data, *settings["suites"].values()]:
+        if node and node.get("path"):
+            node["path"] = str(_absolute(node["path"]))
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _check_components(frozen: Frozen) -> None:
+    """Build every component once: range errors of their fields belong before the start."""
+    for where in ("model", "data", "rollout"):
+        if frozen.get(where):
+            _build_at(where, frozen[where])
+    for name, suite in frozen["eval"]["suites"].items():
+        _build_at(f"eval.suites.{name}", suite)
+    if "method" in frozen:
+        try:
+            build_method(frozen["method"])
+        except ValueError as error:
+            raise ValueError(f"method: {error}") from error
+
+
+def _build_at(where: str, node: Mapping[str, Any]) -> Any:
+    try:
+        return build(node)
+    except ValueError as error:
+        raise ValueError(f"{where} ({node.get(KIND)}): {error}") from error
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's own parse of override strings."""
+    return list(OverridesParser.create().parse_overrides(list(overrides)))
+
+
+def _check_stacking(overrides: Sequence[str]) -> None:
+    """Two presets that fill the same single slot differently are refused, unless the slot is given."""
+    parsed = parse(overrides)
+    given = {override.key_or_group for override in parsed}
+    stacks = [o.value() for o in parsed if o.key_or_group == "method" and isinstance(o.value(), list)]
+    presets = [str(name) for name in stacks[-1]] if stacks else []
+    if len(presets) < 2:
+        return
+    rest = [o for o, p in zip(overrides, parsed, strict=True) if not p.key_or_group.startswith("method")]
+    base = _slots("grpo", rest)
+    filled = {preset: _slots(preset, rest) for preset in presets}
+    for slot in _SINGLE_SLOTS:
+        owners = [p for p in presets if filled[p][slot] != base[slot]]
+        choices = {json.dumps(filled[p][slot], sort_keys=True) for p in owners}
+        if len(choices) > 1 and f"method/{slot}" not in given:
+            raise ValueError(
+                f"the presets {' and '.join(owners)} both fill the slot method/{slot}: "
+                f"stack others, or decide with method/{slot}=OPTION"
+            )
+
+
+def _slots(preset: str, rest: Sequence[str]) -> dict[str, Any]:
+    node = OmegaConf.to_container(compose_config([*rest, f"method={preset}"]).method, enum_to_str=True)
+    assert isinstance(node, dict)
+    return {slot: node[slot] for slot in _SINGLE_SLOTS}
+
+
+def _check_overridden_keys(
+    overrides: Sequence[str], *, schedules: Mapping[str, Any], inert: Mapping[str, str]
+) -> None:
+    """An override that a schedule would overwrite, or that nothing reads, is an error and no surprise."""
+    driven = {f"method.{node['path']}": name for name, node in schedules.items()}
+    for override in parse(overrides):
+        key = override.key_or_group
+        if override.is_delete():
+            continue
+        if key in driven:
+            name = driven[key]
+            raise ValueError(
+                f"{key} is driven by the schedule {name!r}: change method.schedules.{name}, "
+                f"or drop it with '~method.schedules.{name}'"
+            )
+        if key.removeprefix("method.") in inert and key.startswith("method."):
+            raise ValueError(f"{key} has no effect here: {inert[key.removeprefix('method.')]}")

@@ -1,0 +1,244 @@
+"""The schema of a run: every key of ``conf/train.yaml``, its type and its default.
+
+Components (method slots, model, data, rollout engine) bring their own schema through the registry; what
+stands here is the frame that holds them. Ranges are checked in :func:`check_ranges`, before anything starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+class Code(StrEnum):
+    """Whether a finished run of other code counts as done."""
+
+    same = "same"
+    any = "any"
+
+
+@dataclass
+class ScheduleConf:
+    """A hyper-parameter of the method that moves with the step: see ``tokensweep.loss.method.Schedule``."""
+
+    path: str = MISSING
+    shape: str = "linear"
+    start: float = MISSING
+    end: float = MISSING
+    steps: int = MISSING
+    power: float = 1.0
+
+
+@dataclass
+class MethodConf:
+    """A method is what fills the slots: single slots hold one component, maps hold any number by name."""
+
+    name: str = "grpo"
+    paper: str = ""
+    evidence: str = "paper"
+    updates_per_batch: int = 1
+    allocation: Any = MISSING
+    reward_terms: dict[str, Any] = field(default_factory=dict)
+    advantage: Any = MISSING
+    advantage_shapers: dict[str, Any] = field(default_factory=dict)
+    token_weights: dict[str, Any] = field(default_factory=dict)
+    minibatch: Any = MISSING
+    ratio: Any = MISSING
+    surrogate: Any = MISSING
+    aggregate: Any = MISSING
+    regularizers: dict[str, Any] = field(default_factory=dict)
+    schedules: dict[str, ScheduleConf] = field(default_factory=dict)
+
+
+@dataclass
+class BatchConf:
+    """Sizes of an optimiser batch."""
+
+    prompts: int = 16  # groups that are trained per step
+    group_size: int = 8  # rollouts per prompt
+    micro_tokens: int = 4096  # prompt and completion tokens of one forward
+
+
+@dataclass
+class SamplingConf:
+    """How training rollouts are drawn."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+    max_tokens: int = MISSING
+    stop: list[str] = field(default_factory=list)
+
+
+@dataclass
+class OptimConf:
+    """AdamW with linear warm-up; the learning rate is constant afterwards."""
+
+    lr: float = 1e-6
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0  # global norm; 0: off
+    warmup_steps: int = 0
+
+
+@dataclass
+class EvalConf:
+    """What is evaluated after training, and how completions are drawn for it."""
+
+    suites: dict[str, Any] = field(default_factory=dict)
+    held_out: int = 0  # problems of the training data's own test split
+    path: str | None = None  # JSONL file of the suite, or a folder with <suite>.jsonl
+    num_samples: int = 8
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = MISSING
+    seed: int = 0
+    k: list[int] = field(default_factory=lambda: [1, 8])
+
+
+@dataclass
+class CheckpointConf:
+    every: int = 10  # steps
+    keep: int = 1  # newest checkpoints that stay
+
+
+@dataclass
+class StoreRolloutsConf:
+    """Rollouts kept with their per-token columns for later analysis."""
+
+    every: int = 10  # steps; 0: never
+    share: float = 0.1  # of the rollouts of such a step
+
+
+@dataclass
+class ComputeConf:
+    """Where a run computes. Not part of its identity, except the number format."""
+
+    threads: int = 1
+    device: str = "auto"
+    dtype: str = "float32"
+
+
+@dataclass
+class TrackingConf:
+    uri: str = ""  # MLflow; empty: sqlite in the store
+
+
+@dataclass
+class RunConf:
+    """One run. ``seed`` fixes data order, sampling and initialisation together."""
+
+    seed: int = 0
+    steps: int = 40  # optimiser batches
+    method: MethodConf = field(default_factory=MethodConf)
+    model: Any = MISSING
+    data: Any = MISSING
+    rollout: Any = MISSING
+    sampling: SamplingConf = field(default_factory=SamplingConf)
+    batch: BatchConf = field(default_factory=BatchConf)
+    optim: OptimConf = field(default_factory=OptimConf)
+    eval: EvalConf = field(default_factory=EvalConf)
+    checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
+    store_rollouts: StoreRolloutsConf = field(default_factory=StoreRolloutsConf)
+    compute: ComputeConf = field(default_factory=ComputeConf)
+    tracking: TrackingConf = field(default_factory=TrackingConf)
+    scale: str = ""
+    sweep: str | None = None  # name of the sweep this run belongs to; null: a hash of the overrides
+    code: Code = Code.same
+    jobs: int = 0  # runs at a time on this machine; 0: one per core
+    store: str = ""
+
+
+@dataclass
+class EvaluateConf:
+    """An evaluation without training: of a run (``run=ID``) or of a model (``model=NAME``)."""
+
+    run: str | None = None
+    step: int | None = None  # checkpoint of the run; null: the last one
+    model: Any = None
+    data: Any = None
+    rollout: Any = MISSING
+    eval: EvalConf = field(default_factory=EvalConf)
+    compute: ComputeConf = field(default_factory=ComputeConf)
+    tracking: TrackingConf = field(default_factory=TrackingConf)
+    scale: str = ""
+    seed: int = 0
+    store: str = ""
+
+
+_AT_LEAST: tuple[tuple[str, float], ...] = (
+    ("steps", 1),
+    ("method.updates_per_batch", 1),
+    ("batch.prompts", 1),
+    ("batch.group_size", 1),
+    ("batch.micro_tokens", 1),
+    ("sampling.temperature", 0),
+    ("sampling.top_k", 0),
+    ("sampling.max_tokens", 1),
+    ("optim.lr", 0),
+    ("optim.weight_decay", 0),
+    ("optim.grad_clip", 0),
+    ("optim.warmup_steps", 0),
+    ("eval.held_out", 0),
+    ("eval.num_samples", 1),
+    ("eval.temperature", 0),
+    ("eval.top_k", 0),
+    ("eval.max_tokens", 1),
+    ("checkpoint.every", 1),
+    ("checkpoint.keep", 1),
+    ("store_rollouts.every", 0),
+    ("compute.threads", 1),
+    ("jobs", 0),
+)
+_SHARES = ("sampling.top_p", "eval.top_p")
+_DTYPES = ("float32", "bfloat16")
+
+
+def check_ranges(config: Mapping[str, Any]) -> None:
+    """Raise ValueError naming the first key of a frozen config that is out of range."""
+    for key, low in _AT_LEAST:
+        value = _lookup(config, key)
+        if value is not None and value < low:
+            raise ValueError(f"{key} must be at least {low:g}, got {value:g}")
+    for key in _SHARES:
+        value = _lookup(config, key)
+        if value is not None and not 0 < value <= 1:
+            raise ValueError(f"{key} must be in (0, 1], got {value:g}")
+    share = _lookup(config, "store_rollouts.share")
+    if share is not None and not 0 <= share <= 1:
+        raise ValueError(f"store_rollouts.share must be in [0, 1], got {share:g}")
+    dtype = config["compute"]["dtype"]
+    if dtype not in _DTYPES:
+        raise ValueError(f"compute.dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    _check_k(config["eval"])
+
+
+def _check_k(settings: Mapping[str, Any]) -> None:
+    """pass@k is undefined for k above the number of samples."""
+    for k in settings["k"]:
+        if not 1 <= k <= settings["num_samples"]:
+            raise ValueError(
+                f"eval.k must lie between 1 and eval.num_samples={settings['num_samples']}, got {k}: "
+                f"pass@{k} needs at least {k} samples per problem; raise eval.num_samples or drop {k} from eval.k"
+            )
+
+
+def _lookup(config: Mapping[str, Any], key: str) -> Any:
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return None
+        node = node[part]
+    return node
+
+
+ConfigStore.instance().store(name="run_schema", node=RunConf, provider=__name__)
+ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConf, provider=__name__)

@@ -1,0 +1,116 @@
+"""What makes two runs the same run, and two evaluations the same evaluation.
+
+A run is identified by what can change its numbers: the identity keys of its config, the content of its
+data and model, and the code. Where it runs, where it writes and how it is evaluated do not count. Values
+that equal the schema's default are left out of the hash, so a new key with a neutral default changes no
+old identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from tokensweep.config import RunConf
+from tokensweep.paths import extension_dirs
+from tokensweep.registry import KIND, defaults_of
+
+SCHEMA_VERSION = 1  # raise when the meaning or the default of an identity key changes
+
+_IDENTITY_KEYS = ("seed", "steps", "method", "model", "data", "rollout", "sampling", "batch", "optim")
+_LABELS = ("name", "paper", "evidence")  # of the method: say where it is from, not what it does
+_TRAINING_CODE = ("loss", "methods", "models", "problems", "rollout", "train", "registry.py", "seeds.py")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def identity_of(frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a frozen config that decides what is computed, without values at their default."""
+    defaults = OmegaConf.to_container(OmegaConf.structured(RunConf), resolve=False, enum_to_str=True)
+    assert isinstance(defaults, dict)
+    kept = {key: frozen[key] for key in _IDENTITY_KEYS}
+    kept["method"] = {key: value for key, value in frozen["method"].items() if key not in _LABELS}
+    for key in ("model", "data"):  # their content is hashed, wherever it lies
+        kept[key] = {name: value for name, value in frozen[key].items() if name != "path"}
+    stripped = {key: _without_defaults(kept[key], defaults[key]) for key in _IDENTITY_KEYS if key != "seed"}
+    return {"seed": frozen["seed"], "dtype": frozen["compute"]["dtype"], **stripped}
+
+
+def _without_defaults(node: Any, defaults: Any) -> Any:
+    if not isinstance(node, Mapping):
+        return node
+    if KIND in node:
+        defaults = {**defaults_of(node), KIND: None}
+    known = defaults if isinstance(defaults, Mapping) else {}
+    kept = {}
+    for key, value in node.items():
+        if key in known and known[key] == value:
+            continue
+        kept[key] = _without_defaults(value, known.get(key))
+    return kept
+
+
+@cache
+def code_sha() -> str:
+    """SHA-256 over the source of everything that can change a trained weight, extensions included."""
+    package = Path(__file__).parent
+    files = [path for entry in _TRAINING_CODE for path in _sources(package / entry)]
+    named = [(path.relative_to(package).as_posix(), path) for path in files]
+    named += [(path.name, path) for folder in extension_dirs() for path in _sources(folder / "methods")]
+    hasher = hashlib.sha256()
+    for name, path in named:
+        hasher.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
+    return hasher.hexdigest()
+
+
+def _sources(path: Path) -> list[Path]:
+    return [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+
+
+def run_id(identity: Mapping[str, Any], *, data_hash: str, model_revision: str, code: str) -> str:
+    """``<what is computed>-<from which content and code>``, twice eight hexadecimal digits."""
+    contents = [SCHEMA_VERSION, dict(identity), data_hash, model_revision]
+    return f"{digest(contents)[:8]}-{digest([contents, code])[:8]}"
+
+
+def eval_id(*, subject: str, step: int | None, suite_hash: str, decoding: Mapping[str, Any], grader: str) -> str:
+    """Identity of an evaluation; the number of samples is no part of it, so more can be added."""
+    return digest([SCHEMA_VERSION, subject, step, suite_hash, dict(decoding), grader])[:8]
+
+
+def verify(run_dir: Path) -> dict[str, Any]:
+    """The frozen config of a run folder, proven to be the one that was planned.
+
+    Raises ValueError when ``config.json`` is unreadable or does not match the hash in ``plan.json``.
+    """
+    plan = read_json(run_dir / "plan.json")
+    frozen = read_json(run_dir / "config.json")
+    if digest(frozen) != plan["config_sha"]:
+        raise ValueError(
+            f"{run_dir / 'config.json'} was changed after it was planned (hash {digest(frozen)[:12]}, "
+            f"planned {plan['config_sha'][:12]}): plan the changed config as a run of its own"
+        )
+    return frozen
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises ValueError that names the file when it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: the folder is no complete run or sweep folder") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it, or remove its folder and plan again") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
