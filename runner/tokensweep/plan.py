@@ -1,0 +1,266 @@
+"""Compose, hash, dedupe, freeze: from the jobs of a sweep to run folders that say exactly what will run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokensweep.compose import Frozen, freeze_run
+from tokensweep.files import write_json
+from tokensweep.identity import code_sha, digest, eval_id, identity_of, read_json, run_id
+from tokensweep.ledger import read_run
+from tokensweep.registry import build
+from tokensweep.sweepfile import Job, Sweep
+
+
+# Concern the command and not the run; a tracking URI may hold a password, so it is never written.
+_LAUNCH_KEYS = ("store", "jobs", "sweep", "code", "tracking")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """A run that is needed: its frozen config and the evaluations asked for."""
+
+    run_id: str
+    config: Frozen
+    identity: Mapping[str, Any]
+    code: str
+    data_hash: str
+    model_revision: str
+    evals: tuple[Mapping[str, Any], ...]
+
+    def dir(self, store: Path) -> Path:
+        """Its folder."""
+        return store / "runs" / self.run_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A composed sweep. ``entries`` has a row per job; ``runs`` holds each distinct run once."""
+
+    sweep: Sweep
+    store: Path
+    entries: tuple[Mapping[str, Any], ...]
+    runs: tuple[PlannedRun, ...]
+    tracking_uri: str
+    workers: int
+
+    @property
+    def sweep_dir(self) -> Path:
+        """Where the sweep keeps its list of runs and its report."""
+        return self.store / "sweeps" / self.sweep.name
+
+    def missing(self) -> list[PlannedRun]:
+        """The runs that still have to train or to evaluate, in order."""
+        return [run for run in self.runs if not is_complete(run.dir(self.store), run.evals)]
+
+
+def is_complete(run_dir: Path, evals: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a run is trained and has every evaluation with at least the samples asked for."""
+    if not (run_dir / "plan.json").is_file():
+        return False
+    record = read_run(run_dir)
+    enough = all(record.evaluated.get(e["eval_id"], 0) >= e["num_samples"] for e in evals)
+    return record.trained_step is not None and enough
+
+
+def make_plan(sweep: Sweep, *, on_progress: Callable[[int], None] | None = None) -> Plan:
+    """Compose every job of a sweep and check it; nothing is written.
+
+    Raises ValueError naming the job for the first one that cannot run.
+    """
+    contents = _Contents()
+    entries: list[Mapping[str, Any]] = []
+    runs: dict[str, PlannedRun] = {}
+    config: Frozen = {}
+    for done, job in enumerate(sweep.jobs, start=1):
+        config = _freeze(job)
+        run = _plan_run(config, contents)
+        runs.setdefault(run.run_id, run)
+        entries.append(_entry(job, run))
+        if on_progress is not None:
+            on_progress(done)
+    store = Path(config["store"])
+    return Plan(
+        sweep=sweep,
+        store=store,
+        entries=tuple(entries),
+        runs=tuple(runs.values()),
+        tracking_uri=config["tracking"]["uri"] or default_tracking_uri(store),
+        workers=config["jobs"],
+    )
+
+
+def default_tracking_uri(store: Path) -> str:
+    """MLflow's database when ``tracking.uri`` is empty."""
+    return f"sqlite:///{store / 'mlflow.db'}"
+
+
+def _freeze(job: Job) -> Frozen:
+    try:
+        return freeze_run(job.overrides)
+    except ValueError as error:
+        raise ValueError(f"{error}\n  in the run: {' '.join(job.overrides)}") from error
+
+
+class _Contents:
+    """Content hashes of data and models: each distinct one is checked and read once per plan."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Any, str]] = {}
+
+    def source(self, node: Mapping[str, Any]) -> tuple[Any, str]:
+        """The problem source of a config node, checked, and the hash of its content."""
+        key = digest(node)
+        if key not in self._known:
+            source = build(node)
+            source.check()
+            self._known[key] = (source, source.content_hash())
+        return self._known[key]
+
+    def model_revision(self, node: Mapping[str, Any], data_node: Mapping[str, Any]) -> str:
+        """Identity of the weights that a model config node stands for."""
+        key = digest([node, data_node])
+        if key not in self._known:
+            data, _ = self.source(data_node)
+            self._known[key] = (None, build(node).revision(data=data))
+        return self._known[key][1]
+
+
+def _plan_run(config: Frozen, contents: _Contents) -> PlannedRun:
+    _, data_hash = contents.source(config["data"])
+    revision = contents.model_revision(config["model"], config["data"])
+    identity = identity_of(config)
+    wanted = run_id(identity, data_hash=data_hash, model_revision=revision, code=code_sha())
+    if config["code"] == "any":
+        wanted = _trained_with_other_code(Path(config["store"]), wanted) or wanted
+    evals = plan_evals(config, subject=wanted, step=config["steps"], source_of=contents.source)
+    return PlannedRun(
+        run_id=wanted,
+        config=config,
+        identity=identity,
+        code=code_sha(),
+        data_hash=data_hash,
+        model_revision=revision,
+        evals=tuple(evals),
+    )
+
+
+def _trained_with_other_code(store: Path, wanted: str) -> str | None:
+    """The newest finished run that differs from ``wanted`` in nothing but the code."""
+    same = [path.parent for path in (store / "runs").glob(f"{wanted.partition('-')[0]}-*/plan.json")]
+    trained = [path for path in same if read_run(path).trained_step is not None]
+    if any(path.name == wanted for path in trained) or not trained:
+        return None
+    return max(trained, key=lambda path: (path / "plan.json").stat().st_mtime).name
+
+
+def plan_evals(
+    config: Frozen,
+    *,
+    subject: str,
+    step: int | None,
+    source_of: Callable[[Mapping[str, Any]], tuple[Any, str]],
+) -> list[dict[str, Any]]:
+    """One entry per suite: everything that an evaluation needs to know, and its identity.
+
+    ``subject`` is what is evaluated: a run id, or the revision of a model.
+    """
+    settings = config["eval"]
+    sampling = {key: settings[key] for key in ("temperature", "top_p", "top_k", "max_tokens")}
+    entries = []
+    for name, node in settings["suites"].items():
+        source, suite_hash = source_of(node)
+        decoding = {**sampling, "seed": settings["seed"], "engine": config["rollout"], "dtype": config["compute"]["dtype"]}
+        ident = eval_id(subject=subject, step=step, suite_hash=suite_hash, decoding=decoding, grader=source.grader)
+        entries.append(
+            {
+                "suite": name,
+                "eval_id": ident,
+                "source": node,
+                "revision": suite_hash[:12],
+                "step": step,
+                "num_samples": settings["num_samples"],
+                "k": settings["k"],
+                "seed": settings["seed"],
+                "sampling": sampling,
+            }
+        )
+    return entries
+
+
+def _entry(job: Job, run: PlannedRun) -> dict[str, Any]:
+    """A row of sweep.json."""
+    return {
+        "setting": job.setting or run.config["data"]["name"],
+        "arm": job.arm,
+        "seed": run.config["seed"],
+        "run_id": run.run_id,
+        "overrides": [text for text in job.overrides if not text.startswith("seed=")],
+        "evals": {entry["suite"]: entry["eval_id"] for entry in run.evals},
+    }
+
+
+def write_plan(plan: Plan) -> None:
+    """Write run folders and the sweep's list; what exists is kept, evaluations are added to it."""
+    for run in plan.runs:
+        _write_run(run, run.dir(plan.store))
+    path = plan.sweep_dir / "sweep.json"
+    known = read_json(path)["runs"] if path.is_file() else []
+    sweep = plan.sweep
+    content = {
+        "name": sweep.name,
+        "scale": sweep.scale,
+        "paper": sweep.paper,
+        "question": sweep.question,
+        "note": sweep.note,
+        "baseline": sweep.baseline,
+        "claims": list(sweep.claims),
+        "runs": merge_entries(known, plan.entries),
+    }
+    write_json(path, content)
+
+
+def merge_entries(known: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Entries of earlier calls stay as long as their arm still means the same overrides."""
+    new = list(new)
+    cells = {(e["setting"], e["arm"], e["seed"]) for e in new}
+    meaning = {(e["setting"], e["arm"]): e["overrides"] for e in new}
+    kept = [
+        e
+        for e in known
+        if (e["setting"], e["arm"], e["seed"]) not in cells
+        and meaning.get((e["setting"], e["arm"]), e["overrides"]) == e["overrides"]
+    ]
+    return [*kept, *new]
+
+
+def _write_run(run: PlannedRun, folder: Path) -> None:
+    path = folder / "plan.json"
+    if path.is_file():
+        plan = read_json(path)
+        entries = {entry["eval_id"]: entry for entry in plan["evals"]}
+        for entry in run.evals:
+            before = entries.get(entry["eval_id"], entry)
+            most = max(entry["num_samples"], before["num_samples"])
+            entries[entry["eval_id"]] = {**entry, "num_samples": most, "k": sorted({*entry["k"], *before["k"]})}
+        if list(entries.values()) != plan["evals"]:
+            write_json(path, {**plan, "evals": list(entries.values())})
+        return
+    config = {key: value for key, value in run.config.items() if key not in _LAUNCH_KEYS}
+    write_json(folder / "config.json", config)
+    plan = {
+        "run_id": run.run_id,
+        "config_sha": digest(config),
+        "identity": run.identity,
+        "code_sha": run.code,
+        "data_hash": run.data_hash,
+        "model_revision": run.model_revision,
+        "steps": run.config["steps"],
+        "evals": list(run.evals),
+        "created": time.time(),
+    }
+    write_json(path, plan)  # last: a folder with a plan is complete
