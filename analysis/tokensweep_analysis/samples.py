@@ -1,0 +1,120 @@
+"""Graded samples: the table that every evaluation writes and every number of a report comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokensweep.files import replacing
+
+# One row per sample. Counts, pass@k and intervals are derived from these rows, never stored beside them.
+SCHEMA = pa.schema(
+    [
+        ("run_id", pa.string()),  # revision of the model when no run of ours trained it
+        ("arm", pa.string()),  # null in the file: an arm is a matter of the sweep, joined from sweep.json
+        ("config_hash", pa.string()),
+        ("seed", pa.int64()),  # training seed
+        ("step", pa.int64()),
+        ("benchmark", pa.string()),
+        ("benchmark_revision", pa.string()),
+        ("question_id", pa.string()),
+        ("sample_idx", pa.int64()),  # 0 .. num_samples - 1 within the question
+        ("sampling_seed", pa.int64()),
+        ("prompt_hash", pa.string()),
+        ("decode_hash", pa.string()),  # temperature, top_p, top_k, max_tokens, stop, engine
+        ("n_prompt_tokens", pa.int64()),
+        ("n_output_tokens", pa.int64()),
+        ("finish_reason", pa.string()),  # stop | length
+        ("extracted", pa.string()),  # the answer that was found, null without one
+        ("extract_rule", pa.string()),
+        ("grade", pa.string()),  # correct | wrong | no_answer | truncated | error
+        ("grader", pa.string()),  # name and version
+        ("grader_status", pa.string()),  # ok, or what kept the grader from deciding
+        ("latency_s", pa.float64()),
+        ("text", pa.string()),
+    ]
+)
+NULLABLE = frozenset({"arm", "seed", "step", "extracted", "extract_rule", "latency_s"})
+GRADES = frozenset({"correct", "wrong", "no_answer", "truncated", "error"})
+
+
+def write_samples(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as one Parquet file, whole or not at all.
+
+    Raises ValueError naming the column for a missing or unknown one, a wrong type, a null where a value must
+    be, or an unknown grade; OSError when there is no space.
+    """
+    table = _table([dict(row) for row in rows], path)
+    with replacing(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def read_samples(folders: Iterable[Path]) -> pd.DataFrame:
+    """All samples of evaluation folders, one row per (run, benchmark, question, sample).
+
+    Files of a folder add samples (``samples-000.parquet``, ``samples-001.parquet``, ...); of a sample that is
+    in several, the row of the last file counts. Columns are those of ``SCHEMA``. Raises ValueError naming a
+    file that cannot be read or has other columns.
+    """
+    frames = [_read_folder(folder) for folder in folders]
+    frames = [frame for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else _empty()
+
+
+def sample_files(folder: Path) -> list[Path]:
+    """The sample files of an evaluation folder, in the order in which they were written."""
+    return sorted(folder.glob("samples-*.parquet"))
+
+
+def _read_folder(folder: Path) -> pd.DataFrame:
+    frames = [_read(path) for path in sample_files(folder)]
+    if not frames:
+        return _empty()
+    rows = pd.concat(frames, ignore_index=True)
+    key = ["run_id", "benchmark", "question_id", "sample_idx"]
+    return rows.drop_duplicates(key, keep="last", ignore_index=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{path} cannot be read ({error}): delete it and evaluate again") from error
+    if table.schema.names != SCHEMA.names:
+        odd = sorted(set(table.schema.names) ^ set(SCHEMA.names))
+        raise ValueError(f"{path} must have the columns of SCHEMA, but differs in {odd}: evaluate again")
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def _empty() -> pd.DataFrame:
+    frame: pd.DataFrame = SCHEMA.empty_table().to_pandas()
+    return frame
+
+
+def _table(rows: Sequence[dict[str, Any]], path: Path) -> pa.Table:
+    for row in rows:
+        if set(row) - {"arm"} != set(SCHEMA.names) - {"arm"}:
+            odd = sorted((set(row) ^ set(SCHEMA.names)) - {"arm"})
+            raise ValueError(f"{path.name}: a sample must have the columns of SCHEMA, but differs in {odd}")
+    columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
+    for name, values in columns.items():
+        if name not in NULLABLE and any(value is None for value in values):
+            raise ValueError(f"{path.name}: column {name} must have a value in every row, got None")
+    unknown = sorted({str(grade) for grade in columns["grade"]} - GRADES)
+    if unknown:
+        raise ValueError(f"{path.name}: grade must be one of {sorted(GRADES)}, got {unknown}")
+    arrays = [_array(columns[field.name], field, path) for field in SCHEMA]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _array(values: list[Any], field: Any, path: Path) -> Any:
+    try:
+        return pa.array(values, type=field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"{path.name}: column {field.name} must be {field.type}: {error}") from error
