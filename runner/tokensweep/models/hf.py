@@ -1,0 +1,96 @@
+"""Any model on this machine or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tokensweep.models.protocol import Progress
+from tokensweep.problems.protocol import ProblemSource
+from tokensweep.registry import component
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+
+
+@component("model", "hf")
+@dataclass(frozen=True)
+class HfModel:
+    """A folder (absolute ``path``) or a hub repository (``path: owner/name`` with its ``commit``)."""
+
+    path: str = ""
+    commit: str = ""  # 40 hex digits; hub only: a branch moves, so it identifies nothing
+    chat: bool = True  # prompts go through the tokenizer's chat template
+
+    def revision(self, *, data: ProblemSource) -> str:
+        """For a folder the hash of its files, for the hub the commit. Raises ValueError for an unusable path."""
+        if self._folder() is not None:
+            return f"hf-{_folder_hash(self._check_folder())}"
+        return f"{self.path}@{self._check_hub()}"
+
+    def materialise(self, *, data: ProblemSource, cache: Path, progress: Progress | None = None) -> Path:
+        """The folder itself, or the repository at its commit, downloaded into ``cache``."""
+        if self._folder() is not None:
+            return self._check_folder()
+        from huggingface_hub import snapshot_download  # slow to import, and needed for the hub only
+
+        commit = self._check_hub()
+        target = cache / f"{self.path.replace('/', '--')}-{commit[:12]}"
+        return Path(
+            snapshot_download(self.path, revision=commit, local_dir=target, allow_patterns=list(_CONTENT))
+        )
+
+    def _folder(self) -> Path | None:
+        """The path if it means a folder rather than a hub id."""
+        if not self.path:
+            raise ValueError(
+                "model=hf has no model: give model.path=FOLDER, or model.path=OWNER/NAME and model.commit"
+            )
+        path = Path(self.path)
+        return path if path.is_absolute() or not _HUB_ID.fullmatch(self.path) else None
+
+    def _check_folder(self) -> Path:
+        folder = Path(self.path)
+        if not folder.is_absolute() or not folder.is_dir():
+            raise ValueError(
+                f"model.path must be an absolute folder or a hub id OWNER/NAME, got {self.path!r}"
+            )
+        for pattern, what in (
+            ("config.json", "config.json"),
+            ("*.safetensors", "weights (*.safetensors)"),
+            ("tokenizer*", "tokenizer"),
+        ):
+            if not any(folder.glob(pattern)):
+                raise ValueError(
+                    f"{folder} must hold a Hugging Face model, but has no {what}: save it there too"
+                )
+        return folder
+
+    def _check_hub(self) -> str:
+        if not _COMMIT.fullmatch(self.commit):
+            raise ValueError(
+                f"model.commit of {self.path} must be the 40 hex digits of a commit, got {self.commit!r}: "
+                "copy it from the repository's history, as a branch may move between two runs"
+            )
+        return self.commit
+
+
+def _folder_hash(folder: Path) -> str:
+    """Hash of names and contents of the model's files."""
+    files = sorted(file for pattern in _CONTENT for file in folder.glob(pattern))
+    whole = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        whole.update(f"{file.name}:{_file_hash(file, stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+@lru_cache(maxsize=256)
+def _file_hash(file: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file; size and time of change only key the cache, as weights take seconds."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

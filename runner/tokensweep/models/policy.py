@@ -1,0 +1,156 @@
+"""The policy: a causal language model from a folder, with a packed forward for the trainer.
+
+The vocabulary head stays outside: ``hidden`` gives the states before it and ``head_weight`` the matrix, so that
+the loss never forms a table of tokens by vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tokensweep.models.attention import ATTENTION, Layout, Packed
+
+_PROBE_TOLERANCE = 1e-3  # of the largest logit: float32 noise is about 1e-6, a cap or scale far above
+
+# A mask of four dimensions is handed on by transformers as it is; with a layout nobody reads it.
+_NO_MASK = (1, 1, 1, 1)
+
+
+class Policy:
+    """A model with tokenizer whose logits are ``hidden @ head_weight.T``.
+
+    Raises ValueError for a folder without config or tokenizer, for models that do something else to their logits
+    (soft capping, scaling, a head bias), that see only a window, or that bring their own attention.
+    """
+
+    def __init__(
+        self, folder: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ) -> None:
+        _check_folder(folder)
+        self.device = torch.device(device)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        # Loaded first with its own attention: a model class that ignores the registry could not be told apart later.
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        _check_attention(model, folder)
+        model.set_attn_implementation(ATTENTION)
+        self.model: Any = model.to(self.device).eval()
+        self.eos_ids = _eos_ids(model, self.tokenizer, folder)
+        _check_head(self, folder)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The output matrix [V, H]: the parameter itself, tied to the embedding where the model ties it."""
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return self.head_weight.shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the rows of the head; may exceed the tokenizer's vocabulary."""
+        return self.head_weight.shape[0]
+
+    def hidden(self, token_ids: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """States before the head [M, H] of sequences packed one behind the other, with gradient.
+
+        ``token_ids`` [M] int64; ``cu_seqlens`` [S+1] int64 or int32 are the bounds of the S sequences, from 0 to M.
+        Row i is the state after token i, so it predicts token i + 1 of the same sequence.
+        """
+        bounds = cu_seqlens.tolist()
+        if not bounds or bounds[0] != 0 or bounds[-1] != len(token_ids):
+            raise ValueError(
+                f"cu_seqlens must run from 0 to {len(token_ids)} tokens, got {bounds[:1]} to {bounds[-1:]}"
+            )
+        lengths = tuple(end - start for start, end in zip(bounds, bounds[1:], strict=False))
+        if min(lengths) < 1:
+            raise ValueError("cu_seqlens must increase: a sequence without tokens has no state")
+        packed = Packed(lengths, self.device)
+        return self.forward(token_ids[None].to(self.device), packed.positions[None], layout=packed)[0]
+
+    def forward(self, token_ids: Tensor, positions: Tensor, *, layout: Layout, cache: Any = None) -> Tensor:
+        """States before the head [B, T, H] of token_ids [B, T] at positions [B, T], attended by ``layout``."""
+        states: Tensor = self.model.base_model(
+            input_ids=token_ids,
+            position_ids=positions,
+            attention_mask=torch.empty(_NO_MASK, device=self.device),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            layout=layout,
+        ).last_hidden_state
+        return states
+
+    def decode(self, token_ids: tuple[int, ...] | list[int]) -> str:
+        """The text of a completion without end, padding and other special tokens."""
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer as a normal Hugging Face folder."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    for needed, files in (
+        ("config.json", ("config.json",)),
+        ("a tokenizer", ("tokenizer.json", "tokenizer_config.json")),
+    ):
+        if not any((folder / file).is_file() for file in files):
+            raise ValueError(
+                f"{folder} must hold a Hugging Face model, but has no {needed}: save it there too"
+            )
+
+
+def _check_attention(model: Any, folder: Path) -> None:
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    if kinds != {"full_attention"} or windowed:
+        raise ValueError(
+            f"{folder}: every layer must attend to the whole sequence, got layers {sorted(kinds)} and "
+            f"sliding_window={getattr(config, 'sliding_window', None)}: choose a model with full attention"
+        )
+    if not model._supports_attention_backend:
+        raise ValueError(
+            f"{folder}: {type(model).__name__} does not take its attention from transformers' AttentionInterface, "
+            "so sequences can not be packed: choose another architecture"
+        )
+
+
+def _eos_ids(model: Any, tokenizer: Any, folder: Path) -> tuple[int, ...]:
+    """Every token that ends a completion, from generation config, config and tokenizer."""
+    found: set[int] = set()
+    for value in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+        found.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
+    if not found:
+        raise ValueError(f"{folder} names no end token: set eos_token_id in its config.json")
+    return tuple(sorted(found))
+
+
+@torch.no_grad()
+def _check_head(policy: Policy, folder: Path) -> None:
+    """Compare the model's own logits with hidden states times head on a few tokens."""
+    if getattr(policy.model.get_output_embeddings(), "bias", None) is not None:
+        raise ValueError(
+            f"{folder}: the output head must have no bias: the fused loss computes hidden @ weight.T"
+        )
+    tokens = torch.arange(min(4, policy.vocab_size), device=policy.device)
+    own = policy.model(input_ids=tokens[None], use_cache=False).logits[0].float()
+    ours = (policy.hidden(tokens, torch.tensor([0, len(tokens)])) @ policy.head_weight.T).float()
+    limit = (
+        _PROBE_TOLERANCE if own.dtype == policy.head_weight.dtype else 0.05
+    )  # half precision rounds coarsely
+    worst = float((own - ours).abs().max() / own.abs().max())
+    if worst > limit:
+        raise ValueError(
+            f"{folder}: logits must be hidden @ weight.T, but differ by {worst:.1%} of the largest: "
+            "soft capping and logit scaling are not supported, choose another model"
+        )

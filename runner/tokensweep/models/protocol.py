@@ -1,0 +1,29 @@
+"""What a model component must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from tokensweep.problems.protocol import ProblemSource
+
+Progress = Callable[[int, int], None]  # (steps done, steps in total)
+
+
+@runtime_checkable
+class ModelSource(Protocol):
+    """Something that turns into a normal Hugging Face folder, and knows its content identity beforehand."""
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts go through the tokenizer's chat template."""
+        ...
+
+    def revision(self, *, data: ProblemSource) -> str:
+        """Identity of the weights that ``materialise`` gives, without building them."""
+        ...
+
+    def materialise(self, *, data: ProblemSource, cache: Path, progress: Progress | None = None) -> Path:
+        """A folder with config.json, model.safetensors and tokenizer files; built once and kept in ``cache``."""
+        ...

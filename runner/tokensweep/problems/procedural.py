@@ -1,0 +1,135 @@
+"""What the procedural tasks share: distinct prompts from a seed, splits by hash, checks, content hash.
+
+A task is a frozen dataclass that derives from :class:`ProceduralTask` and says how to draw a prompt, how long
+the longest demonstration is, how to demonstrate and how to grade. One character is one token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+from tokensweep.problems.protocol import Grade, Outcome, Problem
+from tokensweep.seeds import derive_seed
+
+_TEST_EVERY = 5  # one prompt in five belongs to the test split, by its hash
+_PATIENCE = 2000  # draws in a row without a new prompt before a task counts as exhausted
+
+
+class Split(StrEnum):
+    """Training and test prompts never meet: the hash of a prompt decides where it belongs."""
+
+    train = "train"
+    test = "test"
+
+
+def split_of(prompt: str) -> Split:
+    """The split a prompt belongs to, whatever the seed and the size."""
+    digest = hashlib.sha256(prompt.encode()).digest()
+    return Split.test if digest[0] % _TEST_EVERY == 0 else Split.train
+
+
+@dataclass(frozen=True)
+class ProceduralTask:
+    """Base of the tasks: indexing, hashing and checking. Subclasses add the difficulty."""
+
+    split: Split = Split.train
+    size: int = 4096  # distinct problems
+    max_tokens: int = 32  # limit for a completion, end token included
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
+        if self.max_tokens < self.longest():
+            raise ValueError(
+                f"max_tokens must be at least {self.longest()}, the longest demonstration of {self.name} with its "
+                f"end token, got {self.max_tokens}: raise data.max_tokens or make the problems smaller"
+            )
+
+    @property
+    def name(self) -> str:
+        """The class name in lower case."""
+        return type(self).__name__.lower()
+
+    @property
+    def grader(self) -> str:
+        """Name and version; raise the number whenever a grade can change."""
+        return f"{self.name}-steps/1"
+
+    def longest(self) -> int:
+        """Tokens of the longest demonstration, end token included."""
+        raise NotImplementedError
+
+    def draw(self, rng: random.Random) -> tuple[str, str | None]:
+        """A random prompt and its answer."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int, /) -> Problem:
+        return _problems(self)[index]
+
+    def check(self) -> None:
+        """Raise ValueError if the task has too few distinct problems for its size."""
+        _problems(self)
+
+    def content_hash(self) -> str:
+        """SHA-256 over the difficulty, the grader and every prompt; the length limit is no content."""
+        knobs = {k: v for k, v in dataclasses.asdict(self).items() if k != "max_tokens"}
+        rows: list[Any] = [
+            self.name,
+            self.grader,
+            knobs,
+            [[p.id, p.prompt, p.answer] for p in _problems(self)],
+        ]
+        return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+    def prompt_text(self, problem: Problem) -> str:
+        """The prompt itself: these tasks need no instruction."""
+        return problem.prompt
+
+
+@lru_cache(maxsize=16)
+def _problems(task: ProceduralTask) -> tuple[Problem, ...]:
+    """The first ``size`` distinct prompts of the task's stream that fall into its split.
+
+    The stream does not depend on the size, so a larger source begins with the smaller one.
+    """
+    knobs = {k: v for k, v in dataclasses.asdict(task).items() if k not in ("size", "max_tokens")}
+    rng = random.Random(derive_seed("problems", task.name, json.dumps(knobs, sort_keys=True)))
+    found: dict[str, str | None] = {}
+    stale = 0
+    while len(found) < task.size:
+        prompt, answer = task.draw(rng)
+        if split_of(prompt) is not task.split or prompt in found:
+            stale += 1
+            if stale > _PATIENCE:
+                raise ValueError(
+                    f"{task.name} has only about {len(found)} distinct {task.split} problems, {task.size} were asked "
+                    "for: lower data.size or make the problems larger"
+                )
+            continue
+        found[prompt], stale = answer, 0
+    return tuple(
+        Problem(id=f"{task.name}-{task.split}-{index}", prompt=prompt, answer=answer)
+        for index, (prompt, answer) in enumerate(found.items())
+    )
+
+
+def unread(finish_reason: str) -> Grade:
+    """The grade of a completion that is not in the form the task asks for."""
+    outcome = Outcome.truncated if finish_reason == "length" else Outcome.no_answer
+    return Grade(outcome=outcome, extracted=None, rule="none")
+
+
+def read(extracted: str, *, correct: bool) -> Grade:
+    """The grade of a completion in the right form that arrives at ``extracted``."""
+    outcome = Outcome.correct if correct else Outcome.wrong
+    return Grade(outcome=outcome, extracted=extracted, rule="steps")

@@ -1,0 +1,92 @@
+"""What a problem source must offer, for trainer and evaluation alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One prompt with what its grader compares against."""
+
+    id: str
+    prompt: str
+    answer: str | None  # None: the grader verifies the text itself, many answers are right
+
+
+class Outcome(StrEnum):
+    """What became of one completion; only ``correct`` counts as accuracy 1."""
+
+    correct = "correct"
+    wrong = "wrong"
+    no_answer = "no_answer"  # the text ended by itself, but holds no answer
+    truncated = "truncated"  # the length limit came before an answer
+    error = "error"  # the grader failed: neither right nor wrong
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grade:
+    """The verdict on one completion and how it came about."""
+
+    outcome: Outcome
+    extracted: str | None  # the answer that was read out of the text
+    rule: str  # how it was read: "boxed", "last_number", "steps"; "none" without an answer
+
+    @property
+    def accuracy(self) -> float:
+        """1.0 for a correct completion, else 0.0."""
+        return float(self.outcome is Outcome.correct)
+
+
+@runtime_checkable
+class ProblemSource(Protocol):
+    """An indexed, finite, content-addressed set of problems with a grader.
+
+    Indexing may raise ValueError where a file is bad; ``check`` raises it before anything starts.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short name of the source, for tables and sample rows."""
+        ...
+
+    @property
+    def grader(self) -> str:
+        """Name and version of the grader, such as ``exact/1``."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Length limit that fits the answers, in tokens, end token included."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Problem: ...
+
+    def check(self) -> None:
+        """Raise ValueError that names file, line and next step if the source can not be used."""
+        ...
+
+    def content_hash(self) -> str:
+        """Hash of everything that decides what is asked and how it is graded, not of where it lies."""
+        ...
+
+    def prompt_text(self, problem: Problem) -> str:
+        """The text that the model is given."""
+        ...
+
+    def grade(self, problem: Problem, text: str, finish_reason: str) -> Grade:
+        """Grade the text of a completion; ``finish_reason`` is ``stop`` or ``length``."""
+        ...
+
+
+@runtime_checkable
+class Demonstrated(ProblemSource, Protocol):
+    """A source that can also show how it is done, so that a model can be warm-started on it."""
+
+    def demonstration(self, problem: Problem, seed: int) -> str:
+        """One completion as a teacher of limited skill would write it."""
+        ...

@@ -1,0 +1,111 @@
+"""The reference engine: ``transformers.generate``, slow and independent, to check the others against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from tokensweep.models.policy import Policy
+from tokensweep.registry import component
+from tokensweep.rollout.protocol import Progress, Request, Rollout, SamplingSpec
+from tokensweep.seeds import derive_seed
+
+
+@component("rollout", "hf")
+@dataclass(eq=False)
+class HfEngine:
+    """Draws rollouts in batches of ``rows`` by ``model.generate``.
+
+    The draw depends on the seeds of the whole batch, as generate knows only one random state.
+    """
+
+    rows: int = 128
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ValueError(f"rows must be at least 1, got {self.rows}")
+        self._policy: Policy | None = None
+        self._version = 0
+
+    def load(self, policy: Policy, *, version: int) -> None:
+        """Draw from the weights ``policy`` has at each call of ``generate``, labelled ``version``."""
+        self._policy, self._version = policy, version
+
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[Rollout]:
+        """One rollout per request, in order. Raises RuntimeError before the first ``load``."""
+        if self._policy is None:
+            raise RuntimeError("the engine has no weights: call load(policy, version=...) first")
+        rollouts: dict[int, Rollout] = {}
+        for sampling in dict.fromkeys(request.sampling for request in requests):
+            members = [index for index, request in enumerate(requests) if request.sampling == sampling]
+            for start in range(0, len(members), self.rows):
+                batch = members[start : start + self.rows]
+                drawn = self._batch(self._policy, [requests[index] for index in batch], sampling)
+                rollouts.update(zip(batch, drawn, strict=True))
+                if progress is not None:
+                    progress(len(batch))
+        return [rollouts[index] for index in range(len(requests))]
+
+    def _batch(self, policy: Policy, requests: list[Request], sampling: SamplingSpec) -> list[Rollout]:
+        """Draw one left-padded batch."""
+        width = max(len(request.prompt_ids) for request in requests)
+        gaps = [width - len(request.prompt_ids) for request in requests]
+        ids = torch.tensor([[0] * gap + list(r.prompt_ids) for gap, r in zip(gaps, requests, strict=True)])
+        mask = torch.tensor([[0] * gap + [1] * (width - gap) for gap in gaps])
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed("hf", *(request.seed for request in requests)))
+            output = policy.model.generate(
+                ids.to(policy.device),
+                attention_mask=mask.to(policy.device),
+                generation_config=_generation(policy, sampling),
+                tokenizer=policy.tokenizer if sampling.stop else None,
+            )
+        drawn = output.sequences[:, width:]
+        logprobs = torch.stack(output.scores, 1).float().log_softmax(-1).gather(-1, drawn[..., None])[..., 0]
+        return [
+            self._rollout(policy, row, column, sampling) for row, column in zip(drawn, logprobs, strict=True)
+        ]
+
+    def _rollout(self, policy: Policy, drawn: Tensor, logprobs: Tensor, sampling: SamplingSpec) -> Rollout:
+        """Cut a row after its end."""
+        ids = drawn.tolist()
+        length = _end(policy, ids, sampling.stop)
+        return Rollout(
+            completion_ids=tuple(ids[: length or len(ids)]),
+            sampler_logprobs=tuple(logprobs.tolist()[: length or len(ids)]),
+            finish_reason="stop" if length else "length",
+            weights_version=self._version,
+        )
+
+
+def _generation(policy: Policy, sampling: SamplingSpec) -> Any:
+    """Our sampling in transformers' words, with every other filter off."""
+    drawing: dict[str, Any] = {"do_sample": False}
+    if sampling.temperature > 0:
+        filters = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+        drawing = {"do_sample": True, **filters}
+    return GenerationConfig(
+        max_new_tokens=sampling.max_tokens,
+        eos_token_id=list(policy.eos_ids),
+        pad_token_id=policy.eos_ids[0],
+        stop_strings=list(sampling.stop) or None,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **drawing,
+    )
+
+
+def _end(policy: Policy, ids: list[int], stop: tuple[str, ...]) -> int | None:
+    """Tokens up to and including the end of the completion; None if it has not ended."""
+    for length, token in enumerate(ids, start=1):
+        if token in policy.eos_ids:
+            return length
+        if stop and any(text in policy.decode(ids[:length]) for text in stop):
+            return length
+    return None
