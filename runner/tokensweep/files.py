@@ -131,9 +131,7 @@ def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
         row = None
     if not isinstance(row, dict):
         where = "its last line" if number < 0 else f"line {number}"
-        raise ValueError(
-            f"{path} is damaged: {where} must be a JSON object, got {line[:60]!r}; remove that line"
-        )
+        raise ValueError(f"{path}: {where} must be a JSON object, got {line[:60]!r}: remove that line")
     return row
 
 
