@@ -7,6 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokensweep.sweepfile import Sweep
 
 _USAGE = """\
 tokensweep trains token-level RLVR methods in one trainer and compares them.
@@ -57,6 +61,8 @@ def main() -> None:
     try:
         command(arguments)
     except (ValueError, OSError) as error:
+        if os.environ.get("TOKENSWEEP_TRACEBACK"):
+            raise
         _fail(str(error))
 
 
@@ -68,9 +74,11 @@ def _fail(message: str) -> None:
 def _hydra_app(arguments: Sequence[str]) -> None:
     """Hand over to Hydra, which reads ``sys.argv`` itself."""
     import hydra
+    from hydra.errors import HydraException
     from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
 
-    from tokensweep.compose import register_components
+    from tokensweep.compose import explain, register_components
     from tokensweep.paths import conf_dir
 
     name = arguments[0]
@@ -83,7 +91,14 @@ def _hydra_app(arguments: Sequence[str]) -> None:
 
         run_evaluation(resolve(config))  # training goes through the launcher, never through here
 
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
+    full_error = os.environ.setdefault("HYDRA_FULL_ERROR", "0") != "0"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, main() explains
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        if full_error:
+            raise
+        raise ValueError(explain(error, command=name)) from error
 
 
 def _complete(arguments: Sequence[str]) -> None:
@@ -131,7 +146,7 @@ def _sweep_parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _load(name: str, overrides: Sequence[str]) -> object:
+def _load(name: str, overrides: Sequence[str]) -> Sweep:
     from dataclasses import replace
 
     from tokensweep.sweepfile import load_sweep
@@ -216,7 +231,7 @@ def _known_sweep(store: Path, name: str) -> str:
     raise ValueError(f"no sweep {name!r} in {store}: known are {', '.join(known) or 'none'}")
 
 
-def _multirun(overrides: Sequence[str]) -> object:
+def _multirun(overrides: Sequence[str]) -> Sweep:
     """The sweep that ``tokensweep train -m`` would make of these overrides."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,7 +98,7 @@ def _fill_suites(frozen: Frozen) -> None:
     settings, data = frozen["eval"], frozen.get("data")
     if data and settings["held_out"]:
         suite = {**data, "split": "test", "size": settings["held_out"]}
-        settings["suites"].setdefault(data["name"], suite)
+        settings["suites"].setdefault(build(data).name, suite)
     for name, suite in settings["suites"].items():
         if settings["path"] and "path" in suite:
             given = _absolute(settings["path"])
@@ -180,3 +182,22 @@ def _check_overridden_keys(
             )
         if key.removeprefix("method.") in inert and key.startswith("method."):
             raise ValueError(f"{key} has no effect here: {inert[key.removeprefix('method.')]}")
+
+
+def explain(error: Exception, *, command: str) -> str:
+    """A composition error of Hydra or OmegaConf with the nearest key that exists and where to look."""
+    text = str(error).replace("\n", "\n  ")
+    match = re.search(r"Could not override '([^']+)'", text)
+    if match is None:
+        return f"{text}\n  all keys and groups: tokensweep {command} --help"
+    known = sorted(_keys(OmegaConf.to_container(compose_config([], name=command), resolve=False)))
+    near = difflib.get_close_matches(match[1], known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the keys are in {conf_dir() / command}.yaml"
+    return f"no key or group {match[1]!r}: {hint} All of them: tokensweep {command} --help"
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    own = [f"{prefix}{key}" for key in node]
+    return own + [key for name, child in node.items() for key in _keys(child, f"{prefix}{name}.")]

@@ -195,7 +195,7 @@ def plan_evals(
 def _entry(job: Job, run: PlannedRun) -> dict[str, Any]:
     """A row of sweep.json."""
     return {
-        "setting": job.setting or run.config["data"]["name"],
+        "setting": job.setting or build(run.config["data"]).name,
         "arm": job.arm,
         "seed": run.config["seed"],
         "run_id": run.run_id,
