@@ -86,10 +86,14 @@ def _hydra_app(arguments: Sequence[str]) -> None:
     sys.argv = [f"tokensweep {name}", *arguments[1:]]
 
     def task(config: DictConfig) -> None:
-        from tokensweep.compose import resolve
-        from tokensweep.orchestrate import run_evaluation
+        # Training goes through the launcher: only an evaluation comes here.
+        from hydra.core.hydra_config import HydraConfig
+        from rich.console import Console
 
-        run_evaluation(resolve(config))  # training goes through the launcher, never through here
+        from tokensweep.compose import resolve
+        from tokensweep.evaluation_job import evaluate_subject
+
+        evaluate_subject(resolve(config), overrides=HydraConfig.get().overrides.task, console=Console())
 
     full_error = os.environ.setdefault("HYDRA_FULL_ERROR", "0") != "0"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, main() explains

@@ -99,7 +99,7 @@ class EvalConf:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
-    max_tokens: int = MISSING
+    max_tokens: int | None = None  # null: the suite's own limit
     seed: int = 0
     k: list[int] = field(default_factory=lambda: [1, 8])
 
@@ -161,16 +161,13 @@ class RunConf:
 class EvaluateConf:
     """An evaluation without training: of a run (``run=ID``) or of a model (``model=NAME``)."""
 
-    run: str | None = None
-    step: int | None = None  # checkpoint of the run; null: the last one
+    run: str | None = None  # id of a run in the store
     model: Any = None
     data: Any = None
     rollout: Any = MISSING
     eval: EvalConf = field(default_factory=EvalConf)
     compute: ComputeConf = field(default_factory=ComputeConf)
     tracking: TrackingConf = field(default_factory=TrackingConf)
-    scale: str = ""
-    seed: int = 0
     store: str = ""
 
 

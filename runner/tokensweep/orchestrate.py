@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -115,10 +114,3 @@ def dry_run(sweep: Sweep) -> None:
             entry["setting"], entry["arm"], str(entry["seed"]), entry["run_id"], state, " ".join(entry["overrides"])
         )
     console.print(table)
-
-
-def run_evaluation(config: dict[str, Any]) -> None:
-    """``tokensweep evaluate``: sample and grade what is missing, then print the summary per suite."""
-    from tokensweep.evaluation_job import evaluate_subject
-
-    evaluate_subject(config, console=Console())

@@ -72,7 +72,7 @@ def make_plan(sweep: Sweep, *, on_progress: Callable[[int], None] | None = None)
 
     Raises ValueError naming the job for the first one that cannot run.
     """
-    contents = _Contents()
+    contents = Contents()
     entries: list[Mapping[str, Any]] = []
     runs: dict[str, PlannedRun] = {}
     config: Frozen = {}
@@ -106,7 +106,7 @@ def _freeze(job: Job) -> Frozen:
         raise ValueError(f"{error}\n  in the run: {' '.join(job.overrides)}") from error
 
 
-class _Contents:
+class Contents:
     """Content hashes of data and models: each distinct one is checked and read once per plan."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class _Contents:
         return self._known[key][1]
 
 
-def _plan_run(config: Frozen, contents: _Contents) -> PlannedRun:
+def _plan_run(config: Frozen, contents: Contents) -> PlannedRun:
     _, data_hash = contents.source(config["data"])
     revision = contents.model_revision(config["model"], config["data"])
     identity = identity_of(config)
@@ -170,10 +170,11 @@ def plan_evals(
     ``subject`` is what is evaluated: a run id, or the revision of a model.
     """
     settings = config["eval"]
-    sampling = {key: settings[key] for key in ("temperature", "top_p", "top_k", "max_tokens")}
     entries = []
     for name, node in settings["suites"].items():
         source, suite_hash = source_of(node)
+        sampling = {key: settings[key] for key in ("temperature", "top_p", "top_k", "max_tokens")}
+        sampling["max_tokens"] = sampling["max_tokens"] or source.max_tokens
         decoding = {**sampling, "seed": settings["seed"], "engine": config["rollout"], "dtype": config["compute"]["dtype"]}
         ident = eval_id(subject=subject, step=step, suite_hash=suite_hash, decoding=decoding, grader=source.grader)
         entries.append(

@@ -1,0 +1,156 @@
+"""``tokensweep evaluate``: the evaluation of a trained run or of a model as it is, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from tokensweep.compose import Frozen
+from tokensweep.identity import digest, read_json, verify
+from tokensweep.plan import Contents, plan_evals
+from tokensweep.registry import KIND, build
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is evaluated, and where its samples go."""
+
+    name: str
+    folder: Path  # a Hugging Face folder
+    evals: Path
+    step: int | None
+    seed: int | None
+    chat: bool
+    config_hash: str
+
+
+def evaluate_subject(config: Frozen, *, overrides: Sequence[str], console: Console) -> None:
+    """Sample and grade what is missing of every suite, print one table, keep the samples as Parquet.
+
+    ``config`` is a frozen ``evaluate`` config, ``overrides`` what was typed: with ``run=ID`` alone the
+    suites are those of the run, changed by what was typed. Raises ValueError for neither or both of run
+    and model, an unknown or untrained run, and problems that cannot be read.
+    """
+    if (config["run"] is None) == (config["model"] is None):
+        raise ValueError("say what to evaluate: either run=ID or model=NAME")
+    contents = Contents()
+    subject = _run_subject(config, overrides) if config["run"] else _model_subject(config, contents, console)
+    entries = plan_evals(config, subject=subject.name, step=subject.step, source_of=contents.source)
+    if not entries:
+        raise ValueError("nothing to evaluate: name a suite with eval=NAME (tokensweep evaluate --help lists them)")
+    for entry in entries:
+        entry["num_problems"] = len(contents.source(entry["source"])[0])
+    summaries = _evaluate_all(config, subject, entries, console)
+    console.print(_table(subject, summaries))
+    console.print(f"samples  {subject.evals}", highlight=False, soft_wrap=True)
+
+
+def _run_subject(config: Frozen, overrides: Sequence[str]) -> _Subject:
+    run_dir = find_run(Path(config["store"]), config["run"])
+    frozen = verify(run_dir)
+    if not config["eval"]["suites"]:
+        typed = {key: config["eval"][key] for key in _typed_eval_keys(overrides)}
+        config["eval"] = {**frozen["eval"], **typed}
+    folders = sorted((run_dir / "checkpoints").glob("step-*"))
+    if not folders:
+        raise ValueError(f"{run_dir} has no checkpoint yet: wait for the run, or continue it with its own command")
+    step = int(folders[-1].name.partition("-")[2])
+    return _Subject(
+        name=run_dir.name,
+        folder=folders[-1],
+        evals=run_dir / "evals",
+        step=step,
+        seed=frozen["seed"],
+        chat=build(frozen["model"]).chat,
+        config_hash=read_json(run_dir / "plan.json")["config_sha"][:12],
+    )
+
+
+def _typed_eval_keys(overrides: Sequence[str]) -> list[str]:
+    keys = (text.lstrip("+").partition("=")[0] for text in overrides)
+    return [key.removeprefix("eval.") for key in keys if key.startswith("eval.")]
+
+
+def _model_subject(config: Frozen, contents: Contents, console: Console) -> _Subject:
+    model = build(config["model"])
+    data = contents.source(config["data"])[0] if config["data"] else None
+    revision = model.revision(data=data)
+    with console.status("loading the model (built on first use)"):
+        folder = model.materialise(data=data, cache=Path(config["store"]) / "models")
+    name = f"{config['model'][KIND].rpartition('/')[2]}-{digest(revision)[:8]}"
+    return _Subject(
+        name=name,
+        folder=folder,
+        evals=Path(config["store"]) / "evals" / name,
+        step=None,
+        seed=None,
+        chat=model.chat,
+        config_hash=digest(config["model"])[:12],
+    )
+
+
+def find_run(store: Path, name: str) -> Path:
+    """The folder of a run by its id, an unambiguous beginning of it, or its path. Raises ValueError."""
+    if (Path(name) / "plan.json").is_file():
+        return Path(name).resolve()
+    found = sorted(path.parent for path in (store / "runs").glob(f"{name}*/plan.json"))
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} runs begin with" if found else "there is no run"
+    raise ValueError(f"{what} {name!r} in {store / 'runs'}: give the id that the plan or the table shows")
+
+
+def _evaluate_all(
+    config: Frozen, subject: _Subject, entries: Sequence[Mapping[str, Any]], console: Console
+) -> list[Any]:
+    """The summaries of all suites; the model is loaded once."""
+    import torch
+
+    from tokensweep.evaluate import EvalSpec, Subject, evaluate
+    from tokensweep.models.policy import Policy
+    from tokensweep.train.trainer import device_of
+
+    torch.set_num_threads(config["compute"]["threads"])
+    device = device_of(config["compute"]["device"])
+    policy = Policy(subject.folder, dtype=getattr(torch, config["compute"]["dtype"]), device=device)
+    engine = build(config["rollout"])
+    engine.load(policy, version=subject.step or 0)
+    who = Subject(run_id=subject.name, config_hash=subject.config_hash, seed=subject.seed)
+    summaries = []
+    with Progress(console=console, transient=True) as bar:
+        for entry in entries:
+            task = bar.add_task(entry["suite"], total=entry["num_problems"] * entry["num_samples"])
+            spec = EvalSpec.of(entry, engine=config["rollout"])
+            summaries.append(
+                evaluate(
+                    policy,
+                    engine,
+                    build(entry["source"]),
+                    spec,
+                    out_dir=subject.evals / spec.folder_name,
+                    subject=who,
+                    chat=subject.chat,
+                    progress=lambda done, total, task=task: bar.update(task, completed=done, total=total),
+                )
+            )
+    return summaries
+
+
+def _table(subject: _Subject, summaries: Sequence[Any]) -> Table:
+    """One row per suite; pass@k is the unbiased estimate, avg@n the mean over problems."""
+    ks = sorted({k for summary in summaries for k in summary.pass_at})
+    step = "" if subject.step is None else f", step {subject.step}"
+    table = Table(title=f"{subject.name}{step}", title_justify="left")
+    for column in ("suite", "problems", "n", "avg@n", *(f"pass@{k}" for k in ks), "truncated", "no answer", "tokens"):
+        table.add_column(column, justify="left" if column == "suite" else "right")
+    for s in summaries:
+        rates = [s.avg, *(s.pass_at.get(k) for k in ks), s.truncated_fraction, s.no_answer_fraction]
+        shown = ["" if rate is None else f"{rate:.3f}" for rate in rates]
+        table.add_row(s.suite, str(s.problems), str(s.num_samples), *shown, f"{s.length_mean:.0f}")
+    return table
