@@ -1,0 +1,1 @@
+"""The loss that all methods share: tables, slots, objective, and the fused head."""

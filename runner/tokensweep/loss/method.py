@@ -1,0 +1,331 @@
+"""What a method is: components that fill slots, and the numbers that move with the step.
+
+A component is a frozen dataclass that derives from the protocol of its slot and is registered with
+``@component("method/<slot>", name)``. :func:`build_method` makes a :class:`Method` from the frozen
+``method`` node of a run; :func:`at_step` gives the method of the day where schedules drive its fields.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import StrEnum
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from tokensweep.loss.tables import Batch, View
+from tokensweep.registry import build
+
+
+class Guarantee(StrEnum):
+    """A law that a component keeps: the trainer saves work where all parts do, tests check each claim."""
+
+    additive = "additive"  # however a mini-batch is cut into micro-batches, the losses add up to the same
+    signal_only = "signal_only"  # no gradient where the advantage is 0
+    rollout_local = "rollout_local"  # a token's result reads its own rollout only
+    token_local = "token_local"  # a token's result reads that token only
+    scales_advantage = "scales_advantage"  # a surrogate that is the advantage times a positive number
+
+
+TOKEN_LOCAL = frozenset(
+    {Guarantee.additive, Guarantee.signal_only, Guarantee.rollout_local, Guarantee.token_local}
+)
+ROLLOUT_LOCAL = TOKEN_LOCAL - {Guarantee.token_local}
+
+
+class Policy(StrEnum):
+    """Which policy a component looks at."""
+
+    old = "old"  # the one that sampled: known for the whole optimiser batch before the first step
+    current = "current"  # the one being trained: known inside a forward only
+
+
+class Part(Protocol):
+    """What every component can say about itself; the defaults promise nothing and ask for nothing."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Columns that must be there before :func:`tokensweep.loss.objective.prepare`.
+
+        ``entropy`` asks for the current policy's entropy in the update instead.
+        """
+        return frozenset()
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        """Laws that hold whatever the batch."""
+        return frozenset()
+
+    @property
+    def differentiates_entropy(self) -> bool:
+        """Whether a gradient flows through ``view.entropy``."""
+        return False
+
+    def inert(self, *, updates_per_batch: int) -> dict[str, str]:
+        """Fields that change nothing as things stand, with the reason."""
+        return {}
+
+    def check(self, method: Method) -> None:
+        """Raise ValueError where this component does not go with the rest of the method."""
+        return
+
+
+class Allocation(Part, Protocol):
+    """Decides which groups are sampled and which of them are trained."""
+
+    def wanted(self, round: int, *, kept: int, target: int) -> int:
+        """Prompts to sample in this round (from 0) with ``kept`` of ``target`` groups in hand; 0 ends."""
+        ...
+
+    def keep(self, accuracy: Tensor) -> bool:
+        """Whether a group with these grades [G] is trained."""
+        ...
+
+
+class RewardTerm(Part, Protocol):
+    """(Batch) -> [R], added up with the weights of all terms."""
+
+    @property
+    def weight(self) -> float:
+        """Factor of this term in the sum."""
+        ...
+
+    def __call__(self, batch: Batch) -> Tensor: ...
+
+
+class Advantage(Part, Protocol):
+    """(Batch) -> [N], from ``batch.rewards``."""
+
+    def __call__(self, batch: Batch) -> Tensor: ...
+
+
+class AdvantageShaper(Part, Protocol):
+    """(Batch, advantages [N]) -> [N], applied in the order of the map."""
+
+    def __call__(self, batch: Batch, advantages: Tensor) -> Tensor: ...
+
+
+class TokenWeight(Part, Protocol):
+    """(View) -> [n], never differentiated; the product of all of them weights the tokens.
+
+    With the old policy it is called once with a view of the whole optimiser batch, whose ``logprobs``
+    and ``entropy`` are the columns ``old_logprobs`` and ``old_entropy``; with the current policy once per
+    micro-batch.
+    """
+
+    @property
+    def policy(self) -> Policy:
+        """Whose entropies and log-probabilities it reads."""
+        ...
+
+    def __call__(self, view: View) -> Tensor: ...
+
+
+class Minibatch(Part, Protocol):
+    """(Batch) -> mini-batch of each rollout [R] int64; random numbers come from ``seed`` only."""
+
+    def __call__(self, batch: Batch, *, num_minibatches: int, seed: int) -> Tensor: ...
+
+
+class Ratio(Part, Protocol):
+    """(View) -> log ratio [n] of current to old policy."""
+
+    def __call__(self, view: View) -> Tensor: ...
+
+
+class Surrogate(Part, Protocol):
+    """(View, log_ratio [n]) -> objective [n], to be maximised."""
+
+    def __call__(self, view: View, log_ratio: Tensor) -> Tensor: ...
+
+    def clipped(self, view: View, log_ratio: Tensor) -> Tensor:
+        """Tokens [n] bool whose ratio is limited here (the metric ``clip_fraction``)."""
+        ...
+
+
+class Aggregate(Part, Protocol):
+    """(View, objective [n]) -> scalar share of the mini-batch's objective."""
+
+    def __call__(self, view: View, objective: Tensor) -> Tensor: ...
+
+
+class Regularizer(Part, Protocol):
+    """(View) -> scalar share of a penalty, normalised by itself; sees every token, whatever its weight."""
+
+    def __call__(self, view: View) -> Tensor: ...
+
+
+class Shape(StrEnum):
+    """Course of a schedule over the progress u in [0, 1], as a fraction of the way from start to end."""
+
+    constant = "constant"  # 0
+    linear = "linear"  # u
+    cosine = "cosine"  # (1 - cos(pi u)) / 2
+    power = "power"  # u ** power
+    cubic = "cubic"  # ((2 u - 1) ** 3 + 1) / 2: fast at both ends, slow in the middle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A field that moves from ``start`` to ``end`` over ``steps`` optimiser batches, and then stays.
+
+    ``path`` is the key of the field below ``method``, as in ``ratio.p``. Rising and falling forms of a
+    shape are told apart by start and end. Raises ValueError for steps below 1 or a power not above 0.
+    """
+
+    path: str
+    start: float
+    end: float
+    steps: int
+    shape: Shape = Shape.linear
+    power: float = 1.0  # of the shape power
+
+    def __post_init__(self) -> None:
+        if self.shape not in list(Shape):
+            raise ValueError(f"shape must be one of {', '.join(Shape)}, got {self.shape!r}")
+        if self.steps < 1 or self.power <= 0:
+            raise ValueError(
+                f"steps must be at least 1 and power above 0, got {self.steps} and {self.power:g}"
+            )
+
+    def value(self, step: int) -> float:
+        """The value during optimiser batch ``step``, counted from 0."""
+        u = min(1.0, step / self.steps)
+        ways: dict[Shape, float] = {
+            Shape.constant: 0.0,
+            Shape.linear: u,
+            Shape.cosine: (1 - math.cos(math.pi * u)) / 2,
+            Shape.power: u**self.power,
+            Shape.cubic: ((2 * u - 1) ** 3 + 1) / 2,
+        }
+        return self.start + (self.end - self.start) * ways[self.shape]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Components by slot. Raises ValueError where they don't go together."""
+
+    name: str
+    updates_per_batch: int  # optimiser steps between two weight syncs
+    allocation: Allocation
+    reward_terms: Mapping[str, RewardTerm]
+    advantage: Advantage
+    minibatch: Minibatch
+    ratio: Ratio
+    surrogate: Surrogate
+    aggregate: Aggregate
+    advantage_shapers: Mapping[str, AdvantageShaper] = field(default_factory=dict)
+    token_weights: Mapping[str, TokenWeight] = field(default_factory=dict)
+    regularizers: Mapping[str, Regularizer] = field(default_factory=dict)
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.updates_per_batch < 1:
+            raise ValueError(f"updates_per_batch must be at least 1, got {self.updates_per_batch}")
+        if not self.reward_terms:
+            raise ValueError(
+                "a method must have at least one reward term, got none: add reward_terms.verifier"
+            )
+        for _, part in self.parts():
+            part.check(self)
+
+    def parts(self) -> Iterator[tuple[str, Part]]:
+        """Every component with its key below ``method``."""
+        for slot in SINGLE_SLOTS:
+            yield slot, getattr(self, slot)
+        for slot in MAP_SLOTS:
+            for name, part in getattr(self, slot).items():
+                yield f"{slot}.{name}", part
+
+    def needs(self) -> frozenset[str]:
+        """Union of what the components need, ``old_logprobs`` always among it."""
+        return frozenset({"old_logprobs"}).union(*(part.needs for _, part in self.parts()))
+
+    def token_weights_of(self, policy: Policy) -> list[TokenWeight]:
+        """The token weights that look at this policy."""
+        return [weight for weight in self.token_weights.values() if weight.policy is policy]
+
+    def guarantees(self) -> frozenset[Guarantee]:
+        """What the parts that act inside a micro-batch guarantee together."""
+        parts: list[Part] = [self.ratio, self.surrogate, self.aggregate, *self.regularizers.values()]
+        parts += self.token_weights_of(Policy.current)
+        return parts[0].guarantees.intersection(*(part.guarantees for part in parts[1:]))
+
+
+SINGLE_SLOTS = ("allocation", "advantage", "minibatch", "ratio", "surrogate", "aggregate")
+MAP_SLOTS = ("reward_terms", "advantage_shapers", "token_weights", "regularizers")
+_LABELS = ("paper", "evidence")  # for people; the method does not read them
+
+
+def build_method(node: Mapping[str, Any]) -> Method:
+    """The method that a frozen ``method`` node describes.
+
+    Raises ValueError for an unknown key or component, a value out of range, parts that don't go together,
+    and a schedule whose path leads nowhere or whose values leave the range of the field.
+    """
+    known = {*(f.name for f in fields(Method)), *_LABELS}
+    if unknown := sorted(set(node) - known):
+        raise ValueError(f"a method must have only the keys {sorted(known)}, got {', '.join(unknown)} too")
+    single: dict[str, Any] = {slot: build(node[slot]) for slot in SINGLE_SLOTS}
+    maps: dict[str, Any] = {
+        slot: {name: build(part) for name, part in node.get(slot, {}).items()} for slot in MAP_SLOTS
+    }
+    schedules = {name: _schedule(entry) for name, entry in node.get("schedules", {}).items()}
+    updates = node["updates_per_batch"]
+    method = Method(name=node["name"], updates_per_batch=updates, schedules=schedules, **single, **maps)
+    for schedule in schedules.values():
+        at_step(at_step(method, 0), schedule.steps)
+    return method
+
+
+def _schedule(entry: Mapping[str, Any]) -> Schedule:
+    try:
+        shape = Shape(entry.get("shape", Shape.linear))
+    except ValueError as error:
+        raise ValueError(
+            f"a schedule's shape must be one of {', '.join(Shape)}, got {entry['shape']!r}"
+        ) from error
+    return Schedule(**{**entry, "shape": shape})
+
+
+def at_step(method: Method, step: int) -> Method:
+    """The method with every scheduled field at its value for optimiser batch ``step`` (from 0).
+
+    Raises ValueError for a path that leads to no field, or a value that its component refuses.
+    """
+    for schedule in method.schedules.values():
+        method = _put(method, schedule.path.split("."), value=schedule.value(step), path=schedule.path)
+    return method
+
+
+def _put(node: Any, keys: list[str], *, value: float, path: str) -> Any:
+    """A copy of ``node`` with the field at the end of ``keys`` set."""
+    if not keys:
+        return value
+    head, rest = keys[0], keys[1:]
+    if isinstance(node, Mapping) and head in node:
+        return {**node, head: _put(node[head], rest, value=value, path=path)}
+    if is_dataclass(node) and not isinstance(node, type) and head in {f.name for f in fields(node)}:
+        return replace(node, **{head: _put(getattr(node, head), rest, value=value, path=path)})
+    raise ValueError(f"a schedule's path must lead to a field of the method, got {path!r}: no {head!r} there")
+
+
+def inert_keys(method: Method) -> dict[str, str]:
+    """Keys below ``method`` that have no effect as the method stands, each with the reason."""
+    return {
+        f"{where}.{key}": reason
+        for where, part in method.parts()
+        for key, reason in part.inert(updates_per_batch=method.updates_per_batch).items()
+    }
+
+
+def on_policy(*names: str, updates_per_batch: int) -> dict[str, str]:
+    """The inert entries of fields that act on a ratio other than 1, for ``Part.inert``."""
+    if updates_per_batch > 1:
+        return {}
+    reason = (
+        "one update per optimiser batch keeps every ratio at 1; set method.updates_per_batch to 2 or more"
+    )
+    return dict.fromkeys(names, reason)

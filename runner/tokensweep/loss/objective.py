@@ -1,0 +1,218 @@
+"""From a batch and a method to a loss: :func:`score`, :func:`prepare`, then :func:`micro_loss` per forward.
+
+The order of one optimiser batch::
+
+    batch = replace(batch, rewards=score(method, batch))
+    batch = replace(batch, minibatch_of=method.minibatch(batch, num_minibatches=..., seed=...), ...)
+    prepared = prepare(method, batch.with_columns(old_logprobs=..., old_entropy=..., uniform=...))
+    micro = prepared.micro(rollouts)              # of one mini-batch
+    ... forward; the head on the trained rows micro.rows only ...
+    micro_loss(method, micro, logprobs, entropy).loss.backward()
+
+Every denominator is that of the whole mini-batch: the losses of its micro-batches are added, never averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tokensweep.loss.method import Guarantee, Method, Policy
+from tokensweep.loss.tables import Batch, Columns, Scope, TokenTable, Totals, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Micro:
+    """The tokens of one forward that may carry a gradient."""
+
+    rollouts: Tensor  # [r] int64, ascending, rollouts of the batch
+    rows: Tensor  # [n] int64, ascending, trained rows of the batch that the head must score
+    table: TokenTable
+    num_tokens: Tensor  # scalar, trained tokens of these rollouts, left-out ones included
+    num_kept: Tensor  # scalar, those of them with a weight that is not 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What is fixed for an optimiser batch before its first update. No gradient anywhere."""
+
+    batch: Batch
+    advantages: Tensor  # [N]
+    weights: Tensor  # [N], product of the token weights of the old policy
+    active: Tensor  # [N] bool, False where the gradient is known to be 0
+    totals: tuple[Totals, ...]  # per mini-batch
+
+    def micro(self, rollouts: Tensor) -> Micro:
+        """The part of the batch for one forward over ``rollouts`` [r] int64, in any order.
+
+        Raises ValueError unless they all are of one mini-batch.
+        """
+        batch = self.batch
+        rollouts = rollouts.sort().values
+        numbers = sorted(set(batch.minibatch_of[rollouts].tolist()))
+        if len(numbers) != 1:
+            raise ValueError(
+                f"the rollouts of a micro-batch must be of one mini-batch, got mini-batches {numbers}"
+            )
+        member = torch.zeros(batch.num_rollouts, dtype=torch.bool, device=rollouts.device)
+        member[rollouts] = True
+        local = member.cumsum(0) - 1
+        inside = member[batch.rollout_of]
+        rows = (inside & self.active).nonzero().squeeze(1)
+        table = TokenTable(
+            rollout_of=local[batch.rollout_of[rows]],
+            completion_position=batch.completion_position[rows],
+            advantages=self.advantages[rows],
+            weights=self.weights[rows],
+            columns=Columns({name: column[rows] for name, column in batch.columns.items()}),
+            lengths=batch.lengths[rollouts],
+            prompt_of=batch.prompt_of[rollouts],
+            rewards=batch.rewards[rollouts],
+            accuracy=batch.accuracy[rollouts],
+            totals=self.totals[numbers[0]],
+            max_tokens=batch.max_tokens,
+        )
+        kept = (inside & (self.weights != 0)).sum()
+        return Micro(rollouts=rollouts, rows=rows, table=table, num_tokens=inside.sum(), num_kept=kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOutput:
+    """Loss share of a micro-batch and its metrics as sums, so that metrics weigh tokens as the loss does."""
+
+    loss: Tensor  # scalar; the shares of a mini-batch add up
+    metrics: Mapping[str, tuple[Tensor, Tensor]]  # name -> (sum, count), to be added before dividing
+
+
+def score(method: Method, batch: Batch) -> Tensor:
+    """Rewards [R]: the method's reward terms, added up with their weights."""
+    terms = [term.weight * term(batch) for term in method.reward_terms.values()]
+    return torch.stack(terms).sum(0)
+
+
+@torch.no_grad()
+def prepare(method: Method, batch: Batch) -> Prepared:
+    """Advantages, old-policy weights, active rows and denominators of an optimiser batch.
+
+    Raises ValueError naming a column that the method needs and the batch lacks.
+    """
+    for name in sorted(method.needs() - {"entropy"}):
+        _ = batch.columns[name]
+    advantages = method.advantage(batch)
+    for shaper in method.advantage_shapers.values():
+        advantages = shaper(batch, advantages)
+    weights = torch.ones_like(advantages)
+    whole = _whole(batch, advantages=advantages, weights=weights)
+    for weight in method.token_weights_of(Policy.old):
+        weights = weights * weight(whole)
+    return Prepared(
+        batch=batch,
+        advantages=advantages,
+        weights=weights,
+        active=_active(method, batch, advantages=advantages, weights=weights),
+        totals=_totals(batch, weights=weights),
+    )
+
+
+def _whole(batch: Batch, *, advantages: Tensor, weights: Tensor) -> View:
+    """The optimiser batch as seen by the policy that sampled."""
+    logprobs = batch.columns["old_logprobs"]
+    return View(
+        rollout_of=batch.rollout_of,
+        completion_position=batch.completion_position,
+        advantages=advantages,
+        weights=weights,
+        columns=batch.columns,
+        lengths=batch.lengths,
+        prompt_of=batch.prompt_of,
+        rewards=batch.rewards,
+        accuracy=batch.accuracy,
+        totals=_total(batch, torch.ones_like(batch.prompt_of, dtype=torch.bool), weights=weights),
+        max_tokens=batch.max_tokens,
+        logprobs=logprobs,
+        entropy=batch.columns.get("old_entropy", logprobs.new_empty(0)),  # who reads it declares the need
+        segment_of={scope: batch.segments(scope) for scope in Scope},
+    )
+
+
+def _active(method: Method, batch: Batch, *, advantages: Tensor, weights: Tensor) -> Tensor:
+    """Rows [N] whose gradient is not known to be 0: fewer where the parts look no further than a token."""
+    laws = method.guarantees()
+    if not laws >= {Guarantee.signal_only, Guarantee.rollout_local}:
+        return torch.ones_like(weights, dtype=torch.bool)
+    signal = (weights != 0) & (advantages != 0)
+    if Guarantee.token_local in laws:
+        return signal
+    has_signal = batch.by_rollout(signal.long()) > 0
+    return (weights != 0) & has_signal[batch.rollout_of]
+
+
+def _totals(batch: Batch, *, weights: Tensor) -> tuple[Totals, ...]:
+    count = int(batch.minibatch_of.max()) + 1 if batch.num_rollouts else 0
+    return tuple(_total(batch, batch.minibatch_of == number, weights=weights) for number in range(count))
+
+
+def _total(batch: Batch, member: Tensor, *, weights: Tensor) -> Totals:
+    """Sizes of the mini-batch made of the rollouts ``member`` [R] bool."""
+    return Totals(
+        tokens=int(batch.lengths[member].sum()),
+        rollouts=int(member.sum()),
+        weight=float(weights[member[batch.rollout_of]].double().sum()),
+        micro_batches=len(set(batch.microbatch_of[member].tolist())),
+    )
+
+
+def micro_loss(method: Method, micro: Micro, logprobs: Tensor, entropy: Tensor) -> LossOutput:
+    """The loss share of a micro-batch, from the current policy's log-probabilities and entropies.
+
+    ``logprobs`` [n] nats with gradient and ``entropy`` [n] nats belong to ``micro.rows``. A token of
+    weight 0 is taken out before anything is exponentiated: a NaN there stays harmless. A micro-batch
+    without active rows gives a loss of 0 that is still part of the graph.
+    """
+    if not any(part.differentiates_entropy for _, part in method.parts()):
+        entropy = entropy.detach()
+    seen = micro.table.view(logprobs=logprobs, entropy=entropy)
+    weights = _all_weights(method, seen)
+    kept = torch.where(weights != 0, logprobs, seen.columns["old_logprobs"])
+    view = replace(seen, logprobs=kept, weights=weights)
+    log_ratio = method.ratio(view)
+    objective = method.surrogate(view, log_ratio)
+    loss = -method.aggregate(view, objective)
+    for regularizer in method.regularizers.values():
+        loss = loss + regularizer(replace(seen, weights=weights))
+    return LossOutput(loss=loss, metrics=_metrics(method, micro, view=view, log_ratio=log_ratio))
+
+
+def _all_weights(method: Method, seen: View) -> Tensor:
+    """The weights of the table times those that read the current policy, [n], without gradient."""
+    weights = seen.weights
+    detached = replace(seen, logprobs=seen.logprobs.detach(), entropy=seen.entropy.detach())
+    for weight in method.token_weights_of(Policy.current):
+        weights = weights * weight(detached)
+    return weights
+
+
+@torch.no_grad()
+def _metrics(
+    method: Method, micro: Micro, *, view: View, log_ratio: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Sums over the tokens with a signal (weight and advantage not 0): the same with others left out."""
+    signal = (view.weights != 0) & (view.advantages != 0)
+    count = signal.sum()
+    token_log_ratio = view.log_ratio.detach()
+    ratio = token_log_ratio.exp()
+    kept = micro.num_kept - (micro.table.weights != 0).sum() + (view.weights != 0).sum()
+
+    def over_signal(x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.where(signal, x, 0.0).sum(), count
+
+    return {
+        "clip_fraction": over_signal(method.surrogate.clipped(view, log_ratio.detach()).to(ratio.dtype)),
+        "ratio": over_signal(ratio),
+        "approx_kl": over_signal(ratio - 1 - token_log_ratio),  # k3 of old against current policy, nats
+        "signal_fraction": (count, micro.num_tokens),
+        "kept_fraction": (kept, micro.num_tokens),
+    }
