@@ -68,7 +68,7 @@ def read_samples(folders: Iterable[Path]) -> pd.DataFrame:
 
 def sample_files(folder: Path) -> list[Path]:
     """The sample files of an evaluation folder, in the order in which they were written."""
-    return sorted(folder.glob("samples-*.parquet"))
+    return sorted(folder.glob("samples-*.parquet"), key=lambda path: int(path.stem.rpartition("-")[2]))
 
 
 def _read_folder(folder: Path) -> pd.DataFrame:
