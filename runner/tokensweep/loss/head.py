@@ -1,0 +1,289 @@
+"""The fused head: from hidden states to statistics of the next-token distribution, tile by tile.
+
+:func:`linear_token_stats` never holds the N x V logits. Each statistic has a gradient with respect to the
+logits ``z`` that is made of five numbers per row,
+
+    dz_j = a [j = target] + p_j (b0 + b1 c_j + b2 c_j^2 + b3 p_j),     c_j = log p_j + entropy,
+
+so that the backward pass needs the upstream gradients of the statistics and nothing of the method's loss.
+``c`` is the log-probability around its own mean, which keeps the digits when logits are large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+STATISTICS = frozenset({"logprobs", "entropy", "varentropy", "sum_p2"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenStats:
+    """Statistics of the full next-token distribution in each row; float32, or float64 for such inputs."""
+
+    logprobs: Tensor  # [n] nats, of the target
+    entropy: Tensor  # [n] nats
+    varentropy: Tensor | None  # [n] nats squared, variance of -log p; None unless asked for
+    sum_p2: Tensor | None  # [n], sum of squared probabilities; None unless asked for
+
+
+def linear_token_stats(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    scale: float | Tensor = 1.0,
+    needs: frozenset[str] = frozenset(),
+    row_tile: int = 1024,
+    vocab_tile: int = 4096,
+) -> TokenStats:
+    """Statistics of ``softmax(scale * hidden @ weight.T)`` for each row, differentiable once.
+
+    ``hidden`` [n, H] and ``weight`` [V, H] in any float type, ``targets`` [n] int64, ``scale`` 1 over the
+    temperature, for all rows or for each [n] (no gradient). ``needs`` names statistics out of
+    ``STATISTICS``; log-probability and entropy always come. Products are accumulated in float32 or better.
+    The backward pass computes the logits again, for rows with a gradient that is not 0 only; the gradient
+    of a tied weight is returned to autograd like any other. Raises ValueError for shapes that don't fit
+    and for unknown statistics.
+    Source: the recompute form of fused linear cross-entropy (Wijmans et al., arXiv:2411.09009); entropy,
+    varentropy and sum of squares are our derivation, checked against autograd.
+    """
+    if unknown := sorted(needs - STATISTICS):
+        raise ValueError(f"needs must be among {', '.join(sorted(STATISTICS))}, got {', '.join(unknown)}")
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"hidden must be [n, H] and weight [V, H], got {list(hidden.shape)} and {list(weight.shape)}"
+        )
+    if targets.shape != hidden.shape[:1]:
+        raise ValueError(f"targets must be [{hidden.shape[0]}], one per row, got {list(targets.shape)}")
+    dtype = _wide(hidden.dtype)
+    scales = torch.as_tensor(scale, dtype=dtype, device=hidden.device).expand(targets.shape)
+    tiles = _Tiles(rows=row_tile, vocab=vocab_tile)
+    second, squares = "varentropy" in needs, "sum_p2" in needs
+    apply: Any = _LinearTokenStats.apply  # untyped in torch
+    values = apply(hidden, weight, targets, scales, tiles, second, squares)
+    return TokenStats(logprobs=values[0], entropy=values[1], varentropy=values[2], sum_p2=values[3])
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Size of the largest piece of the logits that exists at a time."""
+
+    rows: int
+    vocab: int
+
+    def over_rows(self, count: int) -> Iterator[slice]:
+        return (slice(start, min(start + self.rows, count)) for start in range(0, count, self.rows))
+
+    def over_vocab(self, count: int) -> Iterator[slice]:
+        return (slice(start, min(start + self.vocab, count)) for start in range(0, count, self.vocab))
+
+
+class _LinearTokenStats(torch.autograd.Function):
+    """Forward folds tiles into running sums; backward makes each tile again and turns it into dz in place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        scales: Tensor,
+        tiles: _Tiles,
+        second: bool,
+        squares: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        logprobs, entropy = scales.new_empty(targets.shape), scales.new_empty(targets.shape)
+        log_norm = torch.empty_like(entropy)
+        varentropy = torch.empty_like(entropy) if second else None
+        sum_p2 = torch.empty_like(entropy) if squares else None
+        for rows in tiles.over_rows(targets.numel()):
+            fold = _Fold(scales[rows], second=second, squares=squares)
+            for vocab in tiles.over_vocab(weight.shape[0]):
+                logits = _logits(hidden[rows], weight[vocab], scales[rows])
+                fold.add(logits, targets[rows] - vocab.start)
+            log_norm[rows], entropy[rows] = fold.log_norm(), fold.entropy()
+            logprobs[rows] = fold.target - log_norm[rows]
+            if varentropy is not None:
+                varentropy[rows] = fold.varentropy()
+            if sum_p2 is not None:
+                sum_p2[rows] = fold.sum_p2()
+        ctx.set_materialize_grads(False)
+        ctx.tiles = tiles
+        ctx.save_for_backward(hidden, weight, targets, scales, log_norm, entropy, varentropy, sum_p2)
+        return logprobs, entropy, varentropy, sum_p2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets, scales, log_norm, entropy, varentropy, sum_p2 = ctx.saved_tensors
+        coefficients = _coefficients(upstream, like=entropy, varentropy=varentropy, sum_p2=sum_p2)
+        rows = (coefficients != 0).any(0).nonzero().squeeze(1)
+        d_hidden, d_weight = _backward_rows(
+            hidden[rows],
+            weight,
+            targets[rows],
+            scales[rows],
+            log_norm=log_norm[rows],
+            entropy=entropy[rows],
+            coefficients=coefficients[:, rows],
+            second=varentropy is not None,
+            squares=sum_p2 is not None,
+            tiles=ctx.tiles,
+            wants_weight=ctx.needs_input_grad[1],
+        )
+        scattered = torch.zeros_like(hidden).index_copy_(0, rows, d_hidden.to(hidden.dtype))
+        return scattered, d_weight, None, None, None, None, None
+
+
+class _Fold:
+    """Running sums over vocabulary tiles of one block of rows, all relative to the running maximum."""
+
+    def __init__(self, like: Tensor, *, second: bool, squares: bool) -> None:
+        self.target = torch.zeros_like(like)  # logit of the target
+        self._max = torch.full_like(like, -torch.inf)
+        self._sum = torch.zeros_like(like)  # of e = exp(z - max)
+        self._first = torch.zeros_like(like)  # of e (z - max)
+        self._second = torch.zeros_like(like) if second else None  # of e (z - max)^2
+        self._squares = torch.zeros_like(like) if squares else None  # of e^2
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Fold in a tile of logits [rows, tile], which is overwritten; ``targets`` count from its start."""
+        inside = (targets >= 0) & (targets < logits.shape[1])
+        picked = logits.gather(1, targets.clamp(0, logits.shape[1] - 1).unsqueeze(1)).squeeze(1)
+        self.target = torch.where(inside, picked, self.target)
+        high = torch.maximum(self._max, logits.amax(1))
+        self._move(high)
+        logits.sub_(high.unsqueeze(1))
+        e = logits.exp()
+        self._sum += e.sum(1)
+        if self._squares is not None:
+            self._squares += torch.linalg.vecdot(e, e)
+        self._first += torch.linalg.vecdot(e, logits)
+        if self._second is not None:
+            self._second += torch.linalg.vecdot(e.mul_(logits), logits)
+
+    def _move(self, high: Tensor) -> None:
+        """Make the sums relative to a new maximum."""
+        shift = torch.where(self._sum > 0, self._max - high, 0.0)
+        factor = shift.exp()
+        if self._second is not None:
+            self._second = factor * (self._second + shift * (2 * self._first + shift * self._sum))
+        self._first = factor * (self._first + shift * self._sum)
+        self._sum = factor * self._sum
+        if self._squares is not None:
+            self._squares = factor**2 * self._squares
+        self._max = high
+
+    def log_norm(self) -> Tensor:
+        return self._max + self._sum.log()
+
+    def entropy(self) -> Tensor:
+        return self._sum.log() - self._first / self._sum
+
+    def varentropy(self) -> Tensor:
+        assert self._second is not None
+        return (self._second / self._sum - (self._first / self._sum) ** 2).clamp(min=0)
+
+    def sum_p2(self) -> Tensor:
+        assert self._squares is not None
+        return self._squares / self._sum**2
+
+
+def _coefficients(
+    upstream: tuple[Tensor | None, ...], *, like: Tensor, varentropy: Tensor | None, sum_p2: Tensor | None
+) -> Tensor:
+    """The rows a, b0, b1, b2, b3 of the module's formula, [5, n]."""
+    zero = torch.zeros_like(like)
+    g_logprob, g_entropy, g_varentropy, g_sum_p2 = (zero if g is None else g for g in upstream)
+    b0 = -g_logprob
+    if varentropy is not None:
+        b0 = b0 - g_varentropy * varentropy
+    if sum_p2 is not None:
+        b0 = b0 - 2 * g_sum_p2 * sum_p2
+    return torch.stack([g_logprob, b0, 2 * g_varentropy - g_entropy, g_varentropy, 2 * g_sum_p2])
+
+
+def _backward_rows(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    scales: Tensor,
+    *,
+    log_norm: Tensor,
+    entropy: Tensor,
+    coefficients: Tensor,
+    second: bool,
+    squares: bool,
+    tiles: _Tiles,
+    wants_weight: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of the rows that have one: [n, H] in the wide type, and [V, H] in the weight's."""
+    d_hidden = torch.zeros(hidden.shape, dtype=scales.dtype, device=hidden.device)
+    d_weight = torch.zeros_like(weight) if wants_weight else None
+    for vocab in tiles.over_vocab(weight.shape[0]):
+        block = d_hidden.new_zeros(weight[vocab].shape)
+        for rows in tiles.over_rows(targets.numel()):
+            dz = _logits(hidden[rows], weight[vocab], scales[rows])
+            _to_gradient(
+                dz,
+                targets[rows] - vocab.start,
+                log_norm=log_norm[rows],
+                entropy=entropy[rows],
+                coefficients=coefficients[:, rows],
+                second=second,
+                squares=squares,
+            )
+            dz.mul_(scales[rows].unsqueeze(1))
+            d_hidden[rows] += _matmul(dz, weight[vocab])
+            if wants_weight:
+                block += _matmul(dz.t(), hidden[rows])
+        if d_weight is not None:
+            d_weight[vocab] = block
+    return d_hidden, d_weight
+
+
+def _to_gradient(
+    z: Tensor,
+    targets: Tensor,
+    *,
+    log_norm: Tensor,
+    entropy: Tensor,
+    coefficients: Tensor,
+    second: bool,
+    squares: bool,
+) -> None:
+    """Overwrite a tile of logits [rows, tile] with the gradient of the loss with respect to it."""
+    a, b0, b1, b2, b3 = (c.unsqueeze(1) for c in coefficients)
+    z.sub_(log_norm.unsqueeze(1))
+    p = z.exp()
+    z.add_(entropy.unsqueeze(1))  # now the c of the module's formula
+    z.mul_(b1 + b2 * z if second else b1).add_(b0)
+    if squares:
+        z.add_(b3 * p)
+    z.mul_(p)
+    inside = ((targets >= 0) & (targets < z.shape[1])).unsqueeze(1)
+    z.scatter_add_(1, targets.clamp(0, z.shape[1] - 1).unsqueeze(1), torch.where(inside, a, 0.0))
+
+
+def _logits(hidden: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
+    """One tile of scaled logits in the wide type; the scale comes after the product, never in 16 bits."""
+    return _matmul(hidden, weight.t()).mul_(scales.unsqueeze(1))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _matmul(x: Tensor, y: Tensor) -> Tensor:
+    """Product accumulated and returned in float32 or better, whatever the 16-bit inputs."""
+    narrow = y.dtype in (torch.bfloat16, torch.float16)
+    if narrow and y.is_cuda:  # tensor cores: 16-bit factors, float32 sum
+        return torch.mm(x.to(y.dtype), y, out_dtype=torch.float32)
+    dtype = torch.promote_types(_wide(x.dtype), y.dtype)
+    return torch.mm(x.to(dtype), y.to(dtype))
