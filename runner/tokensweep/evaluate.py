@@ -1,0 +1,272 @@
+"""Evaluation: n graded samples per problem, written as they come, so nothing is ever sampled twice.
+
+A sample's seed depends on the evaluation seed, the problem and the sample's number only: two policies are
+compared under common random numbers, an interrupted evaluation continues, and raising ``num_samples`` adds
+samples to those that are there. Texts are stored, so a better grader needs no model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tokensweep.files import write_json
+from tokensweep.identity import digest
+from tokensweep.models.policy import Policy
+from tokensweep.models.prompts import encode_prompt
+from tokensweep.problems import Problem, ProblemSource
+from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
+from tokensweep.seeds import derive_seed
+from tokensweep_analysis.passk import pass_at_k
+from tokensweep_analysis.samples import read_samples, sample_files, write_samples
+
+_SHARD_SAMPLES = 512  # what an interrupted evaluation loses at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSpec:
+    """What to sample. Raises ValueError for a pass@k that needs more samples than there are."""
+
+    suite: str
+    eval_id: str
+    revision: str  # of the suite's content
+    step: int | None
+    num_samples: int  # per problem
+    k: tuple[int, ...]
+    seed: int
+    sampling: SamplingSpec
+    decode_hash: str  # engine and sampling
+
+    def __post_init__(self) -> None:
+        for k in self.k:
+            if not 1 <= k <= self.num_samples:
+                raise ValueError(
+                    f"{self.suite}: pass@{k} needs at least {k} samples per problem, got {self.num_samples}: "
+                    "raise eval.num_samples or drop it from eval.k"
+                )
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any], *, engine: Mapping[str, Any]) -> EvalSpec:
+        """From an entry of ``plan.json`` and the config node of the engine."""
+        stop = tuple(entry["sampling"].get("stop", ()))
+        return cls(
+            suite=entry["suite"],
+            eval_id=entry["eval_id"],
+            revision=entry["revision"],
+            step=entry["step"],
+            num_samples=entry["num_samples"],
+            k=tuple(entry["k"]),
+            seed=entry["seed"],
+            sampling=SamplingSpec(**{**entry["sampling"], "stop": stop}),
+            decode_hash=digest([entry["sampling"], dict(engine)])[:12],
+        )
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the evaluation's folder under ``evals/``."""
+        return f"{self.suite}-{self.eval_id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Whose samples these are, for the sample rows."""
+
+    run_id: str
+    config_hash: str
+    seed: int | None  # of the training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Rates of an evaluation; unless said otherwise each is a mean over all samples."""
+
+    suite: str
+    problems: int
+    num_samples: int  # per problem
+    avg: float  # mean over problems of the share of correct samples: avg@n
+    pass_at: Mapping[int, float]  # unbiased estimate, mean over problems
+    avg_completed: float | None  # correct share of the samples that ended by themselves; None without any
+    truncated_fraction: float  # hit the length limit
+    no_answer_fraction: float
+    error_fraction: float  # the grader failed; counted as not correct
+    length_mean: float  # completion tokens
+    length_max: int
+
+
+def evaluate(
+    policy: Policy,
+    engine: Engine,
+    source: ProblemSource,
+    spec: EvalSpec,
+    *,
+    out_dir: Path,
+    subject: Subject,
+    chat: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """Draw and grade the samples that ``out_dir`` lacks, then write ``eval.json`` and give back the summary.
+
+    ``engine`` has been loaded with ``policy``. ``progress`` hears (samples done, samples in total).
+    Raises ValueError when stored samples are of another decoding or another version of the problems.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    stored = _stored(out_dir, spec)
+    missing = [work for work in _work(source, spec.num_samples) if (work[0].id, work[1]) not in stored]
+    total = len(source) * spec.num_samples
+    row = _RowMaker(policy=policy, source=source, spec=spec, subject=subject, chat=chat)
+    for start in range(0, len(missing), _SHARD_SAMPLES):
+        shard = missing[start : start + _SHARD_SAMPLES]
+        done = total - len(missing) + start
+        write_samples(_next_file(out_dir), _sample(engine, row, shard, _shifted(progress, done, total)))
+    summary = summarise(_chosen(out_dir, spec), spec=spec)
+    write_json(out_dir / "eval.json", {**_plain(spec), "summary": asdict(summary)})
+    return summary
+
+
+def summarise(samples: pd.DataFrame, *, spec: EvalSpec) -> Summary:
+    """The rates of sample rows, ``spec.num_samples`` for each problem."""
+    correct = samples["grade"] == "correct"
+    stopped = samples["finish_reason"] == "stop"
+    counts = correct.groupby(samples["question_id"], sort=True).sum()
+    n = spec.num_samples
+    return Summary(
+        suite=spec.suite,
+        problems=len(counts),
+        num_samples=n,
+        avg=float(counts.mean() / n),
+        pass_at={k: float(pd.Series([pass_at_k(n, int(c), k) for c in counts]).mean()) for k in spec.k},
+        avg_completed=float(correct[stopped].mean()) if stopped.any() else None,
+        truncated_fraction=float((~stopped).mean()),
+        no_answer_fraction=float((samples["grade"] == "no_answer").mean()),
+        error_fraction=float((samples["grade"] == "error").mean()),
+        length_mean=float(samples["n_output_tokens"].mean()),
+        length_max=int(samples["n_output_tokens"].max()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RowMaker:
+    """Requests and sample rows of one evaluation."""
+
+    policy: Policy
+    source: ProblemSource
+    spec: EvalSpec
+    subject: Subject
+    chat: bool
+
+    def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
+        text = self.source.prompt_text(problem)
+        return encode_prompt(self.policy.tokenizer, text, chat=self.chat)
+
+    def seed(self, problem: Problem, sample: int) -> int:
+        return derive_seed(self.spec.seed, "evaluate", self.spec.suite, problem.id, sample)
+
+    def row(
+        self, problem: Problem, sample: int, request: Request, rollout: Rollout, latency_s: float
+    ) -> dict[str, Any]:
+        text = self.policy.decode(rollout.completion_ids)
+        grade = self.source.grade(problem, text, rollout.finish_reason)
+        return {
+            **asdict(self.subject),
+            "arm": None,
+            "step": self.spec.step,
+            "benchmark": self.spec.suite,
+            "benchmark_revision": self.spec.revision,
+            "question_id": problem.id,
+            "sample_idx": sample,
+            "sampling_seed": request.seed,
+            "prompt_hash": digest(list(request.prompt_ids))[:12],
+            "decode_hash": self.spec.decode_hash,
+            "n_prompt_tokens": len(request.prompt_ids),
+            "n_output_tokens": len(rollout.completion_ids),
+            "finish_reason": rollout.finish_reason,
+            "extracted": grade.extracted,
+            "extract_rule": grade.rule,
+            "grade": grade.outcome.value,
+            "grader": self.source.grader,
+            "grader_status": "error" if grade.outcome == "error" else "ok",
+            "latency_s": latency_s,
+            "text": text,
+        }
+
+
+_Work = tuple[Problem, int]  # a problem and the number of the sample
+
+
+def _work(source: ProblemSource, num_samples: int) -> Iterator[_Work]:
+    """Samples of one problem stand together: its prompt is then read by the model once."""
+    for index in range(len(source)):
+        problem = source[index]
+        for sample in range(num_samples):
+            yield problem, sample
+
+
+def _sample(
+    engine: Engine, maker: _RowMaker, shard: Sequence[_Work], progress: Callable[[int], None] | None
+) -> list[dict[str, Any]]:
+    """Draw and grade one shard; the latency of a sample is its share of the shard's time."""
+    prompts = {problem.id: maker.prompt_ids(problem) for problem, _ in shard}
+    requests = [
+        Request(
+            prompt_ids=prompts[problem.id], seed=maker.seed(problem, sample), sampling=maker.spec.sampling
+        )
+        for problem, sample in shard
+    ]
+    start = time.perf_counter()
+    rollouts = engine.generate(requests, progress=progress)
+    latency_s = (time.perf_counter() - start) / len(shard)
+    drawn = zip(shard, requests, rollouts, strict=True)
+    return [
+        maker.row(problem, sample, request, rollout, latency_s)
+        for (problem, sample), request, rollout in drawn
+    ]
+
+
+def _stored(folder: Path, spec: EvalSpec) -> set[tuple[str, int]]:
+    """The samples that are there, after checking that they belong to this evaluation."""
+    frame = read_samples([folder])
+    for column, expected in (("decode_hash", spec.decode_hash), ("benchmark_revision", spec.revision)):
+        other = sorted(set(frame[column]) - {expected})
+        if other:
+            raise ValueError(
+                f"{folder} holds samples with {column} {other[0]}, this evaluation has {expected}: "
+                "move the folder away"
+            )
+    return set(zip(frame["question_id"], frame["sample_idx"], strict=True))
+
+
+def _chosen(folder: Path, spec: EvalSpec) -> pd.DataFrame:
+    """The first ``num_samples`` samples of every problem: an earlier, larger evaluation changes nothing."""
+    frame = read_samples([folder])
+    return frame[frame["sample_idx"] < spec.num_samples]
+
+
+def _next_file(folder: Path) -> Path:
+    files = sample_files(folder)
+    number = int(files[-1].stem.rpartition("-")[2]) + 1 if files else 0
+    return folder / f"samples-{number:03d}.parquet"
+
+
+def _shifted(
+    progress: Callable[[int, int], None] | None, done: int, total: int
+) -> Callable[[int], None] | None:
+    """The engine's count of completions that just ended, as a count of samples done."""
+    if progress is None:
+        return None
+    so_far = done
+
+    def forward(ended: int) -> None:
+        nonlocal so_far
+        so_far += ended
+        progress(so_far, total)
+
+    return forward
+
+
+def _plain(spec: EvalSpec) -> dict[str, Any]:
+    return {**asdict(spec), "k": list(spec.k)}

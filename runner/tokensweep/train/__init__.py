@@ -1,0 +1,1 @@
+"""Training of one run: rollouts, batches, passes, updates, checkpoints."""

@@ -1,0 +1,114 @@
+"""From graded rollouts to the Batch table, and its division into mini-batches, micro-batches and packs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tokensweep.loss.method import Method
+from tokensweep.loss.objective import score
+from tokensweep.loss.tables import Batch, pack
+from tokensweep.seeds import derive_seed
+from tokensweep.train.collect import Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Rollouts [r] whose loss is computed together, ascending, and how they are split into forwards.
+
+    Rollouts of groups with one reward usually carry no gradient; in a pack of their own their forward can be
+    left out of the update without changing what shares a forward with what.
+    """
+
+    rollouts: Tensor
+    packs: tuple[Tensor, ...]
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        """The same on another device."""
+        packs = tuple(pack.to(device) for pack in self.packs)
+        return MicroBatch(rollouts=self.rollouts.to(device), packs=packs)
+
+
+Plan = tuple[tuple[MicroBatch, ...], ...]  # micro-batches of every mini-batch
+
+
+def build_batch(groups: Sequence[Group], *, method: Method, max_tokens: int, seed: int) -> Batch:
+    """The scored table of some groups, with ``uniform`` and ``sampler_logprobs``; not yet divided.
+
+    ``seed`` decides the column ``uniform`` alone.
+    """
+    trials = [trial for group in groups for trial in group]
+    batch = pack(
+        [trial.request.prompt_ids for trial in trials],
+        completions=[trial.rollout.completion_ids for trial in trials],
+        prompt_of=[number for number, group in enumerate(groups) for _ in group],
+        accuracy=[trial.grade.accuracy for trial in trials],
+        truncated=[trial.rollout.finish_reason == "length" for trial in trials],
+        max_tokens=max_tokens,
+    )
+    generator = torch.Generator().manual_seed(derive_seed(seed, "uniform"))
+    sampled = [value for trial in trials for value in trial.rollout.sampler_logprobs]
+    batch = batch.with_columns(
+        sampler_logprobs=torch.tensor(sampled), uniform=torch.rand(batch.num_tokens, generator=generator)
+    )
+    return replace(batch, rewards=score(method, batch))
+
+
+def divide(batch: Batch, *, method: Method, micro_tokens: int, seed: int) -> tuple[Batch, Plan]:
+    """The batch with its mini-batches and micro-batches, and the plan that runs them.
+
+    A micro-batch holds at most ``micro_tokens`` prompt and completion tokens, but always a whole rollout.
+    """
+    num_minibatches = min(method.updates_per_batch, batch.num_rollouts)
+    minibatch_of = method.minibatch(
+        batch, num_minibatches=num_minibatches, seed=derive_seed(seed, "mini-batches")
+    )
+    sizes = torch.bincount(batch.sequence_of, minlength=batch.num_rollouts).tolist()
+    microbatch_of = torch.zeros_like(minibatch_of)
+    constant = _constant_groups(batch)
+    plan, number = [], 0
+    for mini in range(num_minibatches):
+        members = (minibatch_of == mini).nonzero().squeeze(1).tolist()
+        micros = []
+        for chosen in fill_bins(members, sizes=sizes, budget=micro_tokens):
+            rollouts = torch.tensor(chosen)
+            microbatch_of[rollouts] = number
+            number += 1
+            dull = constant[rollouts]
+            packs = tuple(part for part in (rollouts[~dull], rollouts[dull]) if len(part))
+            micros.append(MicroBatch(rollouts=rollouts, packs=packs))
+        plan.append(tuple(micros))
+    return replace(batch, minibatch_of=minibatch_of, microbatch_of=microbatch_of), tuple(plan)
+
+
+def fill_bins(members: Sequence[int], *, sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """``members`` in bins, each ascending, whose ``sizes`` add up to at most ``budget``.
+
+    First fit, longest first. A member that is larger than the budget gets a bin of its own.
+    """
+    bins: list[list[int]] = []
+    loads: list[int] = []
+    for member in sorted(members, key=lambda m: (-sizes[m], m)):
+        fitting = (b for b, load in enumerate(loads) if load + sizes[member] <= budget)
+        place = next(fitting, len(bins))
+        if place == len(bins):
+            bins.append([])
+            loads.append(0)
+        bins[place].append(member)
+        loads[place] += sizes[member]
+    return [sorted(members) for members in bins]
+
+
+def _constant_groups(batch: Batch) -> Tensor:
+    """Rollouts [R] bool whose group has one reward only."""
+    size = batch.num_prompts
+    low = batch.rewards.new_zeros(size).scatter_reduce(
+        0, batch.prompt_of, batch.rewards, "amin", include_self=False
+    )
+    high = batch.rewards.new_zeros(size).scatter_reduce(
+        0, batch.prompt_of, batch.rewards, "amax", include_self=False
+    )
+    return (low == high)[batch.prompt_of]

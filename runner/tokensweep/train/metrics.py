@@ -1,0 +1,141 @@
+"""Metrics of an optimiser batch: every rate has a declared denominator, so packing cannot move it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from tokensweep.loss.objective import Prepared
+from tokensweep.loss.tables import Batch
+from tokensweep.train.collect import Collected, accuracies
+
+DENOMINATORS: Mapping[str, str] = {
+    "reward": "rollouts trained on",
+    "accuracy": "rollouts trained on; the raw grade, before reward shaping",
+    "sampled/accuracy": "all rollouts sampled in the step, those of discarded groups included",
+    "sampled/zero_variance_groups": "all groups sampled in the step",
+    "sampled/grader_errors": "all rollouts sampled in the step",
+    "sampled/discarded_groups": "a count of groups, no rate",
+    "sampled/rounds": "a count of sampling rounds, no rate",
+    "length/mean": "rollouts trained on; completion tokens, end token included",
+    "length/max": "the longest rollout trained on",
+    "truncated_fraction": "rollouts trained on",
+    "entropy/mean": "tokens trained on; nats, policy before the update, at the sampling temperature",
+    "entropy/p50": "tokens trained on",
+    "entropy/p80": "tokens trained on",
+    "entropy/p95": "tokens trained on",
+    "mismatch/mean_abs": "tokens trained on; |sampler - trainer| log-probability, nats; without top-p, top-k",
+    "mismatch/max": "the largest such difference",
+    "active_fraction": "tokens trained on; those that can carry a gradient",
+    "grad_norm": "optimiser steps of the batch; before clipping; 0 without a step",
+    "lr": "learning rate of the step",
+    "updates": "a count of optimiser steps, no rate",
+    "skipped_updates": "a count of mini-batches without a token that carries gradient, no rate",
+    "tokens/generated": "completion tokens sampled in the step, discarded groups included",
+    "tokens/trained": "completion tokens trained on",
+    "tokens/total_generated": "completion tokens sampled since the start of the run",
+    "loss/clip_fraction": "tokens with weight and advantage; their ratio is limited by the surrogate",
+    "loss/ratio": "tokens with weight and advantage",
+    "loss/approx_kl": "tokens with weight and advantage; nats, old against current policy",
+    "loss/signal_fraction": "tokens of the micro-batches that were run; those with weight and advantage",
+    "loss/kept_fraction": "tokens of the micro-batches that were run; those with a weight that is not 0",
+}
+FAMILIES: Mapping[str, str] = {
+    "schedule/": "value of a scheduled hyper-parameter in this step",
+    "time/": "wall seconds; not part of a run's results",
+}
+
+_PERCENTILES = (50, 80, 95)
+
+
+def sampling_metrics(collected: Collected) -> dict[str, float]:
+    """What sampling gave, before groups were discarded."""
+    grades = [trial.grade for group in collected.sampled for trial in group]
+    constant = [bool((accuracies(group) == accuracies(group)[0]).all()) for group in collected.sampled]
+    return {
+        "sampled/accuracy": sum(grade.accuracy for grade in grades) / len(grades),
+        "sampled/zero_variance_groups": sum(constant) / len(constant),
+        "sampled/grader_errors": sum(grade.outcome == "error" for grade in grades) / len(grades),
+        "sampled/discarded_groups": float(len(collected.sampled) - len(collected.kept)),
+        "sampled/rounds": float(collected.rounds),
+        "tokens/generated": float(generated_tokens(collected)),
+    }
+
+
+def generated_tokens(collected: Collected) -> int:
+    """Completion tokens of everything that was sampled."""
+    return sum(len(trial.rollout.completion_ids) for group in collected.sampled for trial in group)
+
+
+def batch_metrics(batch: Batch) -> dict[str, float]:
+    """Rewards, grades and lengths of the rollouts that are trained on."""
+    lengths = batch.lengths.float()
+    return {
+        "reward": float(batch.rewards.mean()),
+        "accuracy": float(batch.accuracy.mean()),
+        "length/mean": float(lengths.mean()),
+        "length/max": float(lengths.max()),
+        "truncated_fraction": float(batch.truncated.float().mean()),
+        "tokens/trained": float(batch.num_tokens),
+    }
+
+
+def policy_metrics(prepared: Prepared) -> dict[str, float]:
+    """Entropy of the policy before its update, and the share of tokens that can move it."""
+    entropy = prepared.batch.columns["old_entropy"]
+    return {
+        "entropy/mean": float(entropy.mean()),
+        **{f"entropy/p{q}": percentile(entropy, q) for q in _PERCENTILES},
+        "active_fraction": float(prepared.active.float().mean()),
+    }
+
+
+def mismatch_metrics(batch: Batch) -> dict[str, float]:
+    """How far the sampler's log-probabilities are from the trainer's; both must be of the full vocabulary."""
+    gap = (batch.columns["sampler_logprobs"] - batch.columns["old_logprobs"]).abs()
+    return {"mismatch/mean_abs": float(gap.mean()), "mismatch/max": float(gap.max())}
+
+
+def percentile(values: Tensor, percent: int) -> float:
+    """The smallest of ``values`` [N] that at least ``percent`` percent of them do not exceed."""
+    rank = -(-percent * values.numel() // 100)
+    return float(values.sort().values[max(rank, 1) - 1])
+
+
+class Sums:
+    """Numerators and denominators by name, added up over the micro-batches of a step."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def add(self, terms: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Add one micro-batch's (sum, count) pairs."""
+        for name, (total, count) in terms.items():
+            before = self._sums.get(name, (torch.zeros_like(total), torch.zeros_like(count)))
+            self._sums[name] = (before[0] + total, before[1] + count)
+
+    def ratios(self) -> dict[str, float]:
+        """Sum over count as ``loss/<name>``; names whose count is zero are left out."""
+        pairs = {name: (float(total), float(count)) for name, (total, count) in self._sums.items()}
+        return {f"loss/{name}": total / count for name, (total, count) in pairs.items() if count != 0}
+
+
+class Stopwatch:
+    """Wall seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time inside the block to ``time/<name>_s``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            key = f"time/{name}_s"
+            self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - start

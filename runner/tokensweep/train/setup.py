@@ -1,0 +1,122 @@
+"""The parts of a run, built from its frozen config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensweep.loss.method import Method, build_method
+from tokensweep.models.policy import Policy
+from tokensweep.models.prompts import encode_prompt
+from tokensweep.problems import ProblemSource
+from tokensweep.registry import build
+from tokensweep.rollout import Engine, SamplingSpec
+from tokensweep.train.collect import Collector
+
+_FILLED = frozenset(
+    {
+        "entropy",
+        "old_logprobs",
+        "old_entropy",
+        "old_varentropy",
+        "sampler_logprobs",
+        "ref_logprobs",
+        "uniform",
+    }
+)
+
+
+class DataError(ValueError):
+    """The problems of a run cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run is made of, before its weights are loaded."""
+
+    source: ProblemSource
+    engine: Engine
+    method: Method
+    model_folder: Path  # weights that the run starts from
+    chat: bool
+    device: torch.device
+    dtype: torch.dtype
+
+
+def assemble(config: Mapping[str, Any], *, cache: Path) -> Parts:
+    """Build and check everything; the model is made or fetched into ``cache`` if it is not there.
+
+    Raises DataError for problems that cannot be used, ValueError for a config that cannot train.
+    """
+    method = build_method(config["method"])
+    if unfilled := sorted(method.needs() - _FILLED):
+        raise ValueError(
+            f"method {method.name} needs {', '.join(unfilled)}, which nothing fills: "
+            f"its components may need {sorted(_FILLED)}"
+        )
+    if config["sampling"]["temperature"] <= 0:
+        raise ValueError("sampling.temperature must be above 0: training needs samples that differ")
+    source = build(config["data"])
+    check_source(source)
+    model = build(config["model"])
+    return Parts(
+        source=source,
+        engine=build(config["rollout"]),
+        method=method,
+        model_folder=model.materialise(data=source, cache=cache),
+        chat=model.chat,
+        device=device_of(config["compute"]["device"]),
+        dtype=getattr(torch, config["compute"]["dtype"]),
+    )
+
+
+def check_source(source: ProblemSource) -> None:
+    """Raise DataError for a source that cannot be used."""
+    try:
+        source.check()
+    except (ValueError, OSError) as error:
+        raise DataError(str(error)) from error
+
+
+def collector_of(config: Mapping[str, Any], parts: Parts, policy: Policy) -> Collector:
+    """What samples the optimiser batches of the run."""
+    sampling = SamplingSpec(**{**config["sampling"], "stop": tuple(config["sampling"]["stop"])})
+    return Collector(
+        source=parts.source,
+        engine=parts.engine,
+        encode=lambda text: encode_prompt(policy.tokenizer, text, chat=parts.chat),
+        decode=policy.decode,
+        sampling=sampling,
+        num_prompts=config["batch"]["prompts"],
+        group_size=config["batch"]["group_size"],
+        seed=config["seed"],
+    )
+
+
+def optimizer_of(policy: Policy, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """AdamW over all parameters, weight decay on all of them."""
+    return torch.optim.AdamW(
+        policy.model.parameters(),
+        lr=settings["lr"],
+        betas=(settings["beta1"], settings["beta2"]),
+        eps=settings["eps"],
+        weight_decay=settings["weight_decay"],
+        fused=True,
+    )
+
+
+def prepare_torch(compute: Mapping[str, Any]) -> None:
+    """Threads, and on a CPU only operations that give the same bits every time."""
+    torch.set_num_threads(compute["threads"])
+    torch.use_deterministic_algorithms(device_of(compute["device"]).type == "cpu")
+
+
+def device_of(name: str) -> torch.device:
+    """``auto`` is the GPU where there is one, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

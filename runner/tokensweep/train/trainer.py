@@ -1,0 +1,222 @@
+"""Training of one run from its frozen config: collect, score, prepare, update, checkpoint, step by step.
+
+Everything random comes from seeds derived from (run seed, purpose, step, problem, sample), and everything
+else that a step depends on is in the checkpoint: a run that was killed anywhere goes on to the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokensweep.identity import digest, identity_of
+from tokensweep.ledger import Attempt, Kind
+from tokensweep.loss.method import Method, at_step
+from tokensweep.loss.objective import Prepared, prepare
+from tokensweep.models.policy import Policy
+from tokensweep.seeds import derive_seed
+from tokensweep.train import metrics as measure
+from tokensweep.train.batch import Plan, build_batch, divide
+from tokensweep.train.checkpoint import (
+    Progress,
+    clear_leftovers,
+    load_optimizer,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from tokensweep.train.collect import Collected
+from tokensweep.train.passes import autocast, old_columns, reference_column
+from tokensweep.train.setup import Parts, assemble, collector_of, optimizer_of, prepare_torch
+from tokensweep.train.setup import device_of as device_of
+from tokensweep.train.stored import store_rollouts
+from tokensweep.train.update import Updater
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A finished training."""
+
+    step: int
+    checkpoint: Path  # loads as a Hugging Face model
+
+
+def run_training(
+    config: Mapping[str, Any],
+    run_dir: Path,
+    attempt: Attempt,
+    *,
+    cache: Path,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TrainResult:
+    """Train the run of a frozen config to its last step, from its newest checkpoint if it has one.
+
+    Metrics and events go to ``attempt``, checkpoints and stored rollouts to ``run_dir``, models to ``cache``.
+    ``on_progress`` hears (steps done, steps in total). Raises ValueError for a config, data or a checkpoint
+    that cannot be used, NonFiniteError when the loss or its gradient is no number.
+    """
+    prepare_torch(config["compute"])
+    training = _Training(config, run_dir, attempt, cache=cache)
+    steps = config["steps"]
+    while training.progress.step < steps:
+        training.step()
+        if on_progress is not None:
+            on_progress(training.progress.step, steps)
+    attempt.event(Kind.trained, step=steps)
+    return TrainResult(step=steps, checkpoint=training.checkpoint)
+
+
+class _Training:
+    """The state of a run in memory."""
+
+    def __init__(self, config: Mapping[str, Any], run_dir: Path, attempt: Attempt, *, cache: Path) -> None:
+        self.config, self.run_dir, self.attempt = config, run_dir, attempt
+        self.owner = digest(identity_of(config))
+        parts = assemble(config, cache=cache)
+        self.parts = parts
+        clear_leftovers(run_dir / "checkpoints")
+        found = newest_checkpoint(run_dir / "checkpoints", owner=self.owner, note=print)
+        self.checkpoint = found.folder if found else parts.model_folder
+        self.progress = found.progress if found else Progress()
+        self.policy = Policy(self.checkpoint, device=parts.device)
+        self.optimizer = optimizer_of(self.policy, config["optim"])
+        if found:
+            load_optimizer(found.folder, policy=self.policy, optimizer=self.optimizer)
+            if found.threads != torch.get_num_threads():
+                print(
+                    f"{found.folder.name} was computed with {found.threads} threads: the last bits may differ"
+                )
+        parts.engine.load(self.policy, version=self.progress.step)
+        self.reference = _reference(parts)
+        self.collector = collector_of(config, parts, self.policy)
+        self.updater = Updater(
+            policy=self.policy,
+            optimizer=self.optimizer,
+            temperature=config["sampling"]["temperature"],
+            grad_clip=config["optim"]["grad_clip"],
+        )
+
+    def step(self) -> None:
+        """One optimiser batch, with its metrics, stored rollouts and checkpoint."""
+        number = self.progress.step + 1
+        method = at_step(self.parts.method, number - 1)
+        lr = self._set_lr(number)
+        watch = measure.Stopwatch()
+        with autocast(self.policy, self.parts.dtype):
+            with watch.phase("rollout"):
+                collected = self.collector.collect(
+                    step=number, position=self.progress.position, allocation=method.allocation
+                )
+            values = {
+                "lr": lr,
+                **_scheduled(self.parts.method, number - 1),
+                **measure.sampling_metrics(collected),
+            }
+            if collected.kept:
+                values |= self._train_on(collected, method=method, step=number, watch=watch)
+            else:
+                print(
+                    f"step {number}: no group was kept after {collected.rounds} rounds, so there is no update"
+                )
+                values |= {
+                    "updates": 0.0,
+                    "skipped_updates": float(method.updates_per_batch),
+                    "tokens/trained": 0.0,
+                }
+        self._advance(collected, updates=int(values["updates"]))
+        values["tokens/total_generated"] = float(self.progress.generated_tokens)
+        self.parts.engine.load(self.policy, version=number)
+        # Before the checkpoint: what is in a checkpoint is never computed again, so its row must be there.
+        self.attempt.metrics(number, {**values, **watch.seconds})
+        self._save_if_due()
+
+    def _train_on(
+        self, collected: Collected, *, method: Method, step: int, watch: measure.Stopwatch
+    ) -> dict[str, float]:
+        """Old-policy pass and update; the metrics of both."""
+        with watch.phase("old_pass"):
+            prepared, plan = self._prepared(collected, method=method, step=step)
+        settings = self.config["store_rollouts"]
+        if settings["every"] and settings["share"] and step % settings["every"] == 0:
+            store_rollouts(
+                self.run_dir / "rollouts" / f"step-{step:06d}.parquet",
+                groups=collected.kept,
+                prepared=prepared,
+                step=step,
+                share=settings["share"],
+                seed=self.config["seed"],
+            )
+        with watch.phase("update"):
+            updated = self.updater.update(method, prepared, plan)
+        sampling = self.collector.sampling
+        comparable = sampling.top_p == 1 and sampling.top_k == 0
+        return {
+            **measure.batch_metrics(prepared.batch),
+            **measure.policy_metrics(prepared),
+            **(measure.mismatch_metrics(prepared.batch) if comparable else {}),
+            **updated,
+        }
+
+    def _prepared(self, collected: Collected, *, method: Method, step: int) -> tuple[Prepared, Plan]:
+        """The batch of the kept groups, with all that is fixed before the first update."""
+        config, device = self.config, self.parts.device
+        seed = derive_seed(config["seed"], "batch", step)
+        batch = build_batch(
+            collected.kept, method=method, max_tokens=config["sampling"]["max_tokens"], seed=seed
+        )
+        batch, plan = divide(batch, method=method, micro_tokens=config["batch"]["micro_tokens"], seed=seed)
+        batch = batch.to(device)
+        plan = tuple(tuple(micro.to(device) for micro in mini_batch) for mini_batch in plan)
+        temperature = config["sampling"]["temperature"]
+        columns = old_columns(self.policy, batch, plan=plan, temperature=temperature, needs=method.needs())
+        if self.reference is not None:
+            columns |= reference_column(self.reference, batch, plan=plan, temperature=temperature)
+        return prepare(method, batch.with_columns(**columns)), plan
+
+    def _set_lr(self, step: int) -> float:
+        """Linear warm-up over the first ``optim.warmup_steps`` optimiser batches, then constant."""
+        warmup = self.config["optim"]["warmup_steps"]
+        lr = float(self.config["optim"]["lr"] * min(1.0, step / max(1, warmup)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _advance(self, collected: Collected, *, updates: int) -> None:
+        before = self.progress
+        self.progress = replace(
+            before,
+            step=before.step + 1,
+            position=collected.position,
+            updates=before.updates + updates,
+            generated_tokens=before.generated_tokens + measure.generated_tokens(collected),
+        )
+
+    def _save_if_due(self) -> None:
+        settings, step = self.config["checkpoint"], self.progress.step
+        if step % settings["every"] and step != self.config["steps"]:
+            return
+        self.checkpoint = save_checkpoint(
+            self.run_dir / "checkpoints",
+            policy=self.policy,
+            optimizer=self.optimizer,
+            progress=self.progress,
+            owner=self.owner,
+            keep=settings["keep"],
+        )
+        self.attempt.event(Kind.checkpoint, step=step)
+
+
+def _reference(parts: Parts) -> Policy | None:
+    """The frozen policy that the run started from, where the method asks for it."""
+    if "ref_logprobs" not in parts.method.needs():
+        return None
+    reference = Policy(parts.model_folder, device=parts.device)
+    reference.model.requires_grad_(False)
+    return reference
+
+
+def _scheduled(method: Method, index: int) -> dict[str, float]:
+    return {f"schedule/{name}": schedule.value(index) for name, schedule in method.schedules.items()}

@@ -1,0 +1,98 @@
+"""The optimiser steps of one batch: exact denominators, one clip, one AdamW step per mini-batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokensweep.loss.method import Method
+from tokensweep.loss.objective import Micro, Prepared, micro_loss
+from tokensweep.models.policy import Policy
+from tokensweep.train.batch import MicroBatch, Plan
+from tokensweep.train.metrics import Sums
+from tokensweep.train.passes import token_stats
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a gradient is not a finite number; stepping on would destroy the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Updater:
+    """Moves the policy's weights. ``grad_clip`` limits the global gradient norm; 0 leaves it alone."""
+
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    temperature: float
+    grad_clip: float
+
+    def update(self, method: Method, prepared: Prepared, plan: Plan) -> dict[str, float]:
+        """One optimiser step per mini-batch of ``plan``; gives back what happened, as metrics.
+
+        A mini-batch in which no token can carry a gradient makes no step: AdamW would move the weights on
+        its momentum alone. Raises NonFiniteError before a step on numbers that are not finite.
+        """
+        sums, norms = Sums(), []
+        for mini_batch in plan:
+            self.optimizer.zero_grad(set_to_none=True)
+            active = [self._backward(method, prepared, micro, sums) for micro in mini_batch]
+            if any(active):
+                norms.append(self._clip())
+                self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {
+            "grad_norm": sum(norms) / len(norms) if norms else 0.0,
+            "updates": float(len(norms)),
+            "skipped_updates": float(len(plan) - len(norms)),
+            **sums.ratios(),
+        }
+
+    def _backward(self, method: Method, prepared: Prepared, micro_batch: MicroBatch, sums: Sums) -> bool:
+        """Add one micro-batch's gradient; False when it has no row that could carry one."""
+        micro = prepared.micro(micro_batch.rollouts)
+        if micro.rows.numel() == 0:
+            return False
+        logprobs, entropy = self._forward(prepared, micro, micro_batch.packs)
+        output = micro_loss(method, micro, logprobs, entropy)
+        if not math.isfinite(float(output.loss.detach())):
+            raise NonFiniteError(
+                f"the loss of a micro-batch is {float(output.loss.detach())}: look at the run's last metrics "
+                "(loss/ratio, entropy, grad_norm); a lower optim.lr usually cures it"
+            )
+        output.loss.backward()  # type: ignore[no-untyped-call]  # torch
+        sums.add(output.metrics)
+        return True
+
+    def _forward(self, prepared: Prepared, micro: Micro, packs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies [n] of ``micro.rows``; packs without such a row are not run."""
+        batch = prepared.batch
+        rollout_of = batch.rollout_of[micro.rows]
+        logprobs, entropies, places = [], [], []
+        for rollouts in packs:
+            place = torch.isin(rollout_of, rollouts).nonzero().squeeze(1)
+            if place.numel() == 0:
+                continue
+            rows = micro.rows[place]
+            stats = token_stats(
+                self.policy, batch, rollouts=rollouts, rows=rows, temperature=self.temperature
+            )
+            logprobs.append(stats.logprobs)
+            entropies.append(stats.entropy)
+            places.append(place)
+        order = torch.cat(places).argsort()
+        return torch.cat(logprobs)[order], torch.cat(entropies)[order]
+
+    def _clip(self) -> float:
+        """Limit the gradient's norm; gives back what it was before."""
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.grad_clip or math.inf)
+        )
+        if not math.isfinite(norm):
+            raise NonFiniteError(
+                f"the gradient norm is {norm}: lower optim.lr, or look for a component of the method that is "
+                "infinite at extreme ratios; the weights of the last checkpoint are unharmed"
+            )
+        return norm

@@ -1,0 +1,183 @@
+"""Runs one planned run from nothing but its folder: ``python -m tokensweep.worker RUN_DIR``.
+
+Everything a worker needs lies in the folder and everything it does is written there, so it can be started by
+a terminal, a process pool or a cluster's queue, die at any moment, and be started again: it goes on where the
+last attempt was.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from tokensweep.ledger import Attempt, Kind, read_run
+
+
+class Failure(StrEnum):
+    """Why an attempt failed, as far as it decides what to do next."""
+
+    oom = "oom"  # smaller batch.micro_tokens, or a larger machine
+    nan = "nan"  # a property of the arm: trying again gives the same
+    bad_config = "bad_config"
+    disk = "disk"  # make room, then again
+    data = "data"
+    other = "other"
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """Trains and evaluates the run in ``run_dir`` as far as that is not done. A path only, so it pickles."""
+
+    run_dir: Path
+
+    def __call__(self) -> None:
+        """Work until the run is complete.
+
+        The attempt's ledger says how it ended and its log holds every word of output. Raises what went
+        wrong, and RuntimeError when another process works on the run.
+        """
+        with Attempt.open(self.run_dir) as attempt, _output_to(attempt.log):
+            try:
+                _work(self.run_dir, attempt)
+            except BaseException as error:
+                _record(attempt, error)  # first: the log may not be writable any more
+                traceback.print_exc()
+                raise
+            attempt.event(Kind.finished)
+
+
+def _work(run_dir: Path, attempt: Attempt) -> None:
+    """Check the folder, train, evaluate."""
+    from transformers.utils import logging
+
+    from tokensweep.compose import register_components
+    from tokensweep.identity import read_json, verify
+    from tokensweep.train.trainer import run_training
+
+    logging.disable_progress_bar()  # of loading and saving, which nobody reads in a log
+    config = verify(run_dir)
+    register_components()
+    record = read_run(run_dir)
+    cache = Path(config["store"]) / "models"
+    if record.trained_step is None:
+        run_training(config, run_dir, attempt, cache=cache)
+    plan = read_json(run_dir / "plan.json")
+    missing = [e for e in plan["evals"] if record.evaluated.get(e["eval_id"], 0) < e["num_samples"]]
+    if missing:
+        _evaluate_all(run_dir, attempt, config, plan, missing)
+
+
+def _evaluate_all(
+    run_dir: Path,
+    attempt: Attempt,
+    config: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    entries: list[dict[str, Any]],
+) -> None:
+    """Draw and grade what is missing of these evaluations; the model is loaded once."""
+    import torch
+
+    from tokensweep.evaluate import EvalSpec, Subject, evaluate
+    from tokensweep.models.policy import Policy
+    from tokensweep.registry import build
+    from tokensweep.train.setup import check_source, device_of, prepare_torch
+
+    prepare_torch(config["compute"])
+    folder = trained_folder(run_dir, step=config["steps"])
+    dtype = getattr(torch, config["compute"]["dtype"])
+    policy = Policy(folder, dtype=dtype, device=device_of(config["compute"]["device"]))
+    engine = build(config["rollout"])
+    engine.load(policy, version=config["steps"])
+    subject = Subject(run_id=plan["run_id"], config_hash=plan["config_sha"][:12], seed=config["seed"])
+    for entry in entries:
+        source = build(entry["source"])
+        check_source(source)
+        spec = EvalSpec.of(entry, engine=config["rollout"])
+        summary = evaluate(
+            policy,
+            engine,
+            source,
+            spec,
+            out_dir=run_dir / "evals" / spec.folder_name,
+            subject=subject,
+            chat=build(config["model"]).chat,
+        )
+        print(f"{spec.suite}: avg@{summary.num_samples} {summary.avg:.4f} over {summary.problems} problems")
+        attempt.event(Kind.evaluated, suite=spec.suite, eval_id=spec.eval_id, num_samples=spec.num_samples)
+
+
+def trained_folder(run_dir: Path, *, step: int) -> Path:
+    """The checkpoint of the last step. Raises ValueError when a trained run has lost it."""
+    folder = run_dir / "checkpoints" / f"step-{step:06d}"
+    if not (folder / "state.json").is_file():
+        raise ValueError(
+            f"{folder} is missing although the run is trained: remove {run_dir} and run it again"
+        )
+    return folder
+
+
+def classify(error: BaseException) -> Failure:
+    """The class of a failure. Errors of the operating system count by their number, others by their type."""
+    import torch
+
+    from tokensweep.train.setup import DataError
+    from tokensweep.train.update import NonFiniteError
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return Failure.oom
+    if isinstance(error, NonFiniteError):
+        return Failure.nan
+    if isinstance(error, DataError):
+        return Failure.data
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        return Failure.disk
+    return Failure.bad_config if isinstance(error, ValueError) else Failure.other
+
+
+def _record(attempt: Attempt, error: BaseException) -> None:
+    """Write why the attempt failed into its ledger, also when the disk is full."""
+    try:
+        attempt.event(Kind.failed, error=str(error) or repr(error), **{"class": classify(error).value})
+    except OSError:
+        attempt.failed(error)  # gives its reserved space back first
+
+
+@contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Send everything that is printed, by Python or below it, to the end of a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with log.open("a", buffering=1) as file:
+        try:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            with redirect_stdout(file), redirect_stderr(file):
+                yield
+        finally:
+            for number, descriptor in enumerate(kept, start=1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+
+
+def main() -> None:
+    """``python -m tokensweep.worker RUN_DIR``; leaves with 1 when the run failed."""
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m tokensweep.worker RUN_DIR")
+    try:
+        RunJob(Path(sys.argv[1]))()
+    except Exception as error:  # noqa: BLE001  the log has the traceback; here one line is enough
+        print(f"tokensweep.worker: {type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
