@@ -2,9 +2,10 @@
 
 Hydra's own launchers compose a job again when it starts, and its sweeper composes every job once more only
 to validate it; here a job is composed once, by the planner.
-"""
 
-from __future__ import annotations
+(No postponed annotations here: Hydra executes plugin modules before it registers them, and dataclasses
+then cannot look up what a string annotation means.)
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

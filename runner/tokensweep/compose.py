@@ -8,9 +8,11 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -139,30 +141,40 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def _check_stacking(overrides: Sequence[str]) -> None:
-    """Two presets that fill the same single slot differently are refused, unless the slot is given."""
+    """Presets that select different options for one single slot are refused, unless the slot is given."""
     parsed = parse(overrides)
     given = {override.key_or_group for override in parsed}
     stacks = [o.value() for o in parsed if o.key_or_group == "method" and isinstance(o.value(), list)]
-    presets = [str(name) for name in stacks[-1]] if stacks else []
-    if len(presets) < 2:
-        return
-    rest = [o for o, p in zip(overrides, parsed, strict=True) if not p.key_or_group.startswith("method")]
-    base = _slots("grpo", rest)
-    filled = {preset: _slots(preset, rest) for preset in presets}
+    presets = {str(name): _preset(str(name)) for name in (stacks[-1] if stacks else [])}
+    included = {name for preset in presets.values() for name in preset.includes}
+    outer = {name: preset for name, preset in presets.items() if name not in included}
     for slot in _SINGLE_SLOTS:
-        owners = [p for p in presets if filled[p][slot] != base[slot]]
-        choices = {json.dumps(filled[p][slot], sort_keys=True) for p in owners}
-        if len(choices) > 1 and f"method/{slot}" not in given:
+        owners = {name: preset.selects[slot] for name, preset in outer.items() if slot in preset.selects}
+        if len(set(owners.values())) > 1 and f"method/{slot}" not in given:
+            choices = " or ".join(f"method/{slot}={option}" for option in dict.fromkeys(owners.values()))
             raise ValueError(
-                f"the presets {' and '.join(owners)} both fill the slot method/{slot}: "
-                f"stack others, or decide with method/{slot}=OPTION"
+                f"the presets {' and '.join(owners)} both fill the slot method/{slot}: decide with {choices}"
             )
 
 
-def _slots(preset: str, rest: Sequence[str]) -> dict[str, Any]:
-    node = OmegaConf.to_container(compose_config([*rest, f"method={preset}"]).method, enum_to_str=True)
-    assert isinstance(node, dict)
-    return {slot: node[slot] for slot in _SINGLE_SLOTS}
+@dataclass(frozen=True)
+class _Preset:
+    """What a preset file selects, with what the presets it starts from select."""
+
+    includes: frozenset[str]
+    selects: Mapping[str, str]
+
+
+def _preset(name: str) -> _Preset:
+    folders = [*(folder / "conf" for folder in extension_dirs()), conf_dir()]
+    path = next((p for p in (folder / "method" / f"{name}.yaml" for folder in folders) if p.is_file()), None)
+    entries = (yaml.safe_load(path.read_text()) or {}).get("defaults", []) if path else []
+    bases = [_preset(entry) for entry in entries if isinstance(entry, str) and entry != "_self_"]
+    includes = {entry for entry in entries if isinstance(entry, str)}.union(*(base.includes for base in bases))
+    selects: dict[str, str] = {}
+    for part in [base.selects for base in bases] + [entry for entry in entries if isinstance(entry, dict)]:
+        selects.update({key.removeprefix("override ").strip(): str(option) for key, option in part.items()})
+    return _Preset(frozenset(includes), selects)
 
 
 def _check_overridden_keys(

@@ -15,7 +15,7 @@ cd "$work"
 "$work/env/bin/tokensweep" --version
 "$work/env/bin/tokensweep" train --cfg job method=forking_tokens >"$work/job.yaml"
 grep -q 'fraction: 0.2' "$work/job.yaml"
-"$work/env/bin/tokensweep" train method=forking_tokens scale=smoke model.warm_steps=2 store="$work/store"
+"$work/env/bin/tokensweep" train method=forking_tokens scale=smoke model.steps=2 store="$work/store"
 "$work/env/bin/tokensweep" plan forking_tokens scale=tiny store="$work/store" >"$work/plan.txt"
 grep -q 'forking_tokens-tiny: 24 runs, 24 to do' "$work/plan.txt"
 test -z "$(find "$work" -maxdepth 1 \( -name outputs -o -name multirun -o -name mlruns \))"

@@ -5,7 +5,7 @@ set -eu
 tokensweep=$1
 store=$(mktemp -d)
 trap 'rm -rf "$store"' EXIT
-small="scale=tiny seeds=0,1 arms=all,top20 steps=4 model.warm_steps=40 eval.held_out=24 store=$store"
+small="scale=tiny seeds=0,1 arms=all,top20 steps=4 model.steps=40 eval.held_out=24 store=$store"
 "$tokensweep" sweep forking_tokens $small
 "$tokensweep" sweep forking_tokens $small | grep 'forking_tokens-tiny: 8 runs, 0 to do'
 rm "$store/mlflow.db"

@@ -1,0 +1,97 @@
+"""What a command line means, and what is refused before anything starts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.errors import HydraException
+from tokensweep.compose import explain, freeze_run, register_components
+from tokensweep.loss.method import build_method
+
+register_components()
+
+
+def test_a_frozen_config_is_plain_json_and_builds_the_same_method() -> None:
+    frozen = freeze_run(["method=forking_tokens", "seed=3"])
+    again: dict[str, Any] = json.loads(json.dumps(frozen))
+    assert again == frozen
+    assert build_method(again["method"]) == build_method(frozen["method"])
+
+
+def test_the_held_out_suite_is_the_test_split_of_the_training_task() -> None:
+    suites = freeze_run(["data=countdown", "eval.held_out=12"])["eval"]["suites"]
+    assert suites["countdown"]["split"] == "test"
+    assert suites["countdown"]["size"] == 12
+
+
+def test_a_suite_with_a_file_takes_it_from_eval_path(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "problem": "1+1", "answer": "2"} for i in range(30)]
+    (tmp_path / "aime25.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for path in (tmp_path, tmp_path / "aime25.jsonl"):
+        suites = freeze_run(["eval=aime25", f"eval.path={path}"])["eval"]["suites"]
+        assert suites["aime25"]["path"] == str(tmp_path / "aime25.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps=0", "steps must be at least 1, got 0"),
+        ("eval.k=[16]", "eval.k must lie between 1 and eval.num_samples=8, got 16: pass@16 needs"),
+        ("sampling.top_p=1.5", r"sampling.top_p must be in \(0, 1\], got 1.5"),
+        ("compute.dtype=float8", "compute.dtype must be one of float32, bfloat16, got 'float8'"),
+        ("method.token_weights.entropy.fraction=1.5", "fraction must be in"),
+        ("data.max_tokens=3", "max_tokens must be at least"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_key(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        freeze_run(["method=forking_tokens", override])
+
+
+@pytest.mark.parametrize("override", ["nonsense=1", "method.ratio.q=1", "method.token_weights.entropy.side=up", "seed=x"])
+def test_an_unknown_key_a_bad_enum_and_a_wrong_type_do_not_compose(override: str) -> None:
+    with pytest.raises(HydraException, match=r"Could not override|Error merging override"):
+        freeze_run(["method=forking_tokens", override])
+
+
+def test_the_error_for_an_unknown_key_names_the_nearest_one() -> None:
+    with pytest.raises(HydraException) as caught:
+        freeze_run(["method.updates_per_bach=2"])
+    assert "did you mean method.updates_per_batch" in explain(caught.value, command="train")
+
+
+def test_a_key_that_a_schedule_drives_cannot_be_overridden() -> None:
+    with pytest.raises(ValueError, match=r"method.ratio.p is driven by the schedule 'holder_p': change method.schedules"):
+        freeze_run(["method=holderpo_annealed", "method.ratio.p=1"])
+    freeze_run(["method=holderpo_annealed", "~method.schedules.holder_p", "method.ratio.p=1"])
+
+
+def test_an_off_policy_knob_on_policy_is_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match=r"method.ratio.p has no effect here: one update per optimiser batch"):
+        freeze_run(["method=holderpo", "method.updates_per_batch=1", "method.ratio.p=2"])
+
+
+def test_a_fraction_beside_a_threshold_is_refused() -> None:
+    overrides = ["method=forking_tokens", "method.token_weights.entropy.threshold=0.672"]
+    freeze_run(overrides)
+    with pytest.raises(ValueError, match=r"entropy.fraction has no effect here"):
+        freeze_run([*overrides, "method.token_weights.entropy.fraction=0.5"])
+
+
+def test_two_presets_for_one_slot_are_refused_with_both_names() -> None:
+    stack = "method=[forking_tokens,holderpo]"
+    with pytest.raises(ValueError, match=r"forking_tokens and holderpo both fill the slot method/aggregate"):
+        freeze_run([stack])
+    freeze_run(["method=[dapo,forking_tokens]"])  # one starts from the other: nothing to decide
+    method = freeze_run([stack, "method/aggregate=rollout_mean"])["method"]
+    assert "entropy" in method["token_weights"]
+    assert method["ratio"]["_component_"] == "method/ratio/holder"
+    assert method["aggregate"]["_component_"] == "method/aggregate/rollout_mean"
+
+
+def test_a_piece_of_a_map_slot_can_be_dropped_and_added() -> None:
+    dropped = freeze_run(["method=forking_tokens", "~method.token_weights.entropy"])
+    assert dropped["method"]["token_weights"] == {}
+    added = freeze_run(["method=dapo", "+method/token_weights@method.token_weights.low=entropy", "method.token_weights.low.side=low"])
+    assert added["method"]["token_weights"]["low"]["side"] == "low"

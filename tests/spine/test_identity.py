@@ -1,0 +1,79 @@
+"""Runs are the same run exactly when nothing that can change their numbers differs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokensweep.compose import freeze_run, register_components
+from tokensweep.identity import digest, eval_id, identity_of, run_id, verify
+from tokensweep.plan import merge_entries
+
+register_components()
+
+
+def _identity(*overrides: str) -> str:
+    return digest(identity_of(freeze_run(overrides)))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["eval.num_samples=16", "compute.threads=2", "jobs=3", "store=elsewhere", "sweep=x", "checkpoint.every=2", "scale=tiny"],
+)
+def test_where_and_how_it_is_evaluated_is_no_part_of_a_run(override: str) -> None:
+    assert _identity(override) == _identity()
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=1", "steps=7", "optim.lr=1e-5", "method=cispo", "method.updates_per_batch=2", "data=order", "model.seed=1",
+     "sampling.temperature=0.9", "compute.dtype=bfloat16", "+method.schedules.x={path:surrogate.high,start:0.1,end:0.2,steps:5}"],
+)  # fmt: skip
+def test_what_can_change_a_number_is_part_of_a_run(override: str) -> None:
+    assert _identity(override) != _identity()
+
+
+def test_a_value_spelled_out_at_its_default_changes_nothing() -> None:
+    assert _identity("method=forking_tokens", "method.token_weights.entropy.fraction=0.2") == _identity("method=forking_tokens")
+    assert _identity("method.updates_per_batch=4") == _identity()  # scale tiny says 4 already
+
+
+def test_the_label_of_a_method_is_no_part_of_a_run() -> None:
+    assert _identity("method.name=other", "method.paper=x") == _identity()
+
+
+def test_content_and_code_are_part_of_the_run_id() -> None:
+    base = {"data_hash": "d", "model_revision": "m", "code": "c"}
+    ids = {run_id({"seed": 0}, **{**base, key: "other"}) for key in base}
+    assert len(ids | {run_id({"seed": 0}, **base)}) == 4
+    other_code = run_id({"seed": 0}, **{**base, "code": "other"})
+    assert other_code.partition("-")[0] == run_id({"seed": 0}, **base).partition("-")[0]
+
+
+def test_an_evaluation_is_the_same_whatever_the_number_of_samples() -> None:
+    common: dict[str, Any] = {"subject": "r", "step": 4, "suite_hash": "s", "grader": "g/1"}
+    assert eval_id(**common, decoding={"temperature": 1.0}) != eval_id(**common, decoding={"temperature": 0.5})
+    assert eval_id(**{**common, "grader": "g/2"}, decoding={}) != eval_id(**common, decoding={})
+
+
+def test_a_changed_frozen_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 2}))
+    (tmp_path / "plan.json").write_text(json.dumps({"config_sha": digest({"steps": 2})}))
+    assert verify(tmp_path) == {"steps": 2}
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 3}))
+    with pytest.raises(ValueError, match=r"config.json was changed after it was planned"):
+        verify(tmp_path)
+    (tmp_path / "config.json").write_text('{"steps": ')
+    with pytest.raises(ValueError, match=r"config.json is damaged"):
+        verify(tmp_path)
+
+
+def test_earlier_seeds_of_an_arm_stay_until_the_arm_means_something_else() -> None:
+    def row(arm: str, seed: int, *overrides: str) -> dict[str, Any]:
+        return {"setting": "ops", "arm": arm, "seed": seed, "overrides": list(overrides), "run_id": f"{arm}{seed}"}
+
+    known = [row("a", 0, "x=1"), row("a", 1, "x=1"), row("b", 0, "y=1")]
+    more_seeds = merge_entries(known, [row("a", 2, "x=1")])
+    assert [r["run_id"] for r in more_seeds] == ["a0", "a1", "b0", "a2"]
+    redefined = merge_entries(known, [row("a", 0, "x=2")])
+    assert [r["run_id"] for r in redefined] == ["b0", "a0"]
