@@ -130,7 +130,8 @@ def _estimate(by_question: Scores, tables: Sequence[Scores], *, remark: str, con
     se = df = half = nan
     if variance > 0:
         se = float(np.sqrt(variance))
-        df = variance**2 / sum(part.variance**2 / part.df for part in [*questions, *runs, *both])
+        least = min(part.df for part in [*questions, *runs])  # a difference of variances may fall below it
+        df = max(least, variance**2 / sum(part.variance**2 / part.df for part in [*questions, *runs, *both]))
         half = float(stats.t.ppf((1 + confidence) / 2, df)) * se
     else:
         remarks.append("no spread between runs or questions: no interval can be given")

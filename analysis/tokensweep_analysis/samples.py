@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,25 +54,66 @@ def write_samples(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
-def read_samples(folders: Iterable[Path]) -> pd.DataFrame:
+def read_samples(folders: Iterable[Path], *, text: bool = True) -> pd.DataFrame:
     """All samples of evaluation folders, one row per (run, benchmark, question, sample).
+
+    ``text=False`` leaves out the column ``text``, by far the largest.
 
     Files of a folder add samples (``samples-000.parquet``, ``samples-001.parquet``, ...); of a sample that is
     in several, the row of the last file counts. Columns are those of ``SCHEMA``. Raises ValueError naming a
     file that cannot be read or has other columns.
     """
-    frames = [_read_folder(folder) for folder in folders]
+    frames = [_read_folder(folder, text=text) for folder in folders]
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else _empty()
 
 
 def sample_files(folder: Path) -> list[Path]:
     """The sample files of an evaluation folder, in the order in which they were written."""
-    return sorted(folder.glob("samples-*.parquet"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    return sorted(folder.glob("samples-*.parquet"), key=_number)
 
 
-def _read_folder(folder: Path) -> pd.DataFrame:
-    frames = [_read(path) for path in sample_files(folder)]
+def regrade(folder: Path, grade: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Grade the stored texts of an evaluation folder again, without a model; gives back the new rows.
+
+    ``grade(row)`` gives the columns that change (``grade``, ``grader``, ``extracted``, ``extract_rule``,
+    ``grader_status``). The rows are written as one more sample file, which :func:`read_samples` prefers; the
+    old files stay. Raises ValueError for a folder without samples or for other columns.
+    """
+    rows = [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in read_samples([folder]).to_dict("records")
+    ]
+    if not rows:
+        raise ValueError(f"{folder} has no samples to grade: evaluate first")
+    graded = [{**row, **_graded(grade(row))} for row in rows]
+    write_samples(next_file(folder), graded)
+    return graded
+
+
+def next_file(folder: Path) -> Path:
+    """The path of the next sample file of an evaluation folder."""
+    files = sample_files(folder)
+    number = _number(files[-1]) + 1 if files else 0
+    return folder / f"samples-{number:03d}.parquet"
+
+
+_GRADING = frozenset({"grade", "grader", "extracted", "extract_rule", "grader_status"})
+
+
+def _graded(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    odd = sorted(set(columns) - _GRADING)
+    if odd:
+        raise ValueError(f"a grader may set {sorted(_GRADING)}, got {odd}")
+    return columns
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2])
+
+
+def _read_folder(folder: Path, *, text: bool) -> pd.DataFrame:
+    frames = [_read(path, text=text) for path in sample_files(folder)]
     if not frames:
         return _empty()
     rows = pd.concat(frames, ignore_index=True)
@@ -80,14 +121,15 @@ def _read_folder(folder: Path) -> pd.DataFrame:
     return rows.drop_duplicates(key, keep="last", ignore_index=True)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, *, text: bool) -> pd.DataFrame:
     try:
-        table = pq.read_table(path)
+        names = pq.read_schema(path).names
+        if names != SCHEMA.names:
+            odd = sorted(set(names) ^ set(SCHEMA.names))
+            raise ValueError(f"{path} must have the columns of SCHEMA, but differs in {odd}: evaluate again")
+        table = pq.read_table(path, columns=[name for name in names if text or name != "text"])
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"{path} cannot be read ({error}): delete it and evaluate again") from error
-    if table.schema.names != SCHEMA.names:
-        odd = sorted(set(table.schema.names) ^ set(SCHEMA.names))
-        raise ValueError(f"{path} must have the columns of SCHEMA, but differs in {odd}: evaluate again")
     frame: pd.DataFrame = table.to_pandas()
     return frame
 

@@ -1,0 +1,281 @@
+"""From a sweep's run folders to a comparison: a row per setting, arm and benchmark, with honest intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tokensweep.identity import read_json
+from tokensweep.ledger import Status
+from tokensweep_analysis.intervals import Estimate, Scores, arm_estimate, difference_estimate
+from tokensweep_analysis.runs import Run, Scored, load_run
+
+RATES = (
+    "avg_completed",
+    "truncated_fraction",
+    "no_answer_fraction",
+    "error_fraction",
+    "length_mean",
+)
+COSTS = ("kept_fraction", "entropy_kept_fraction", "generated_tokens", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """An arm on a benchmark. Rates are means over its runs, costs are per run, None where unknown."""
+
+    setting: str
+    arm: str
+    benchmark: str
+    seeds: tuple[int, ...] = ()  # of the runs that count
+    num_planned: int  # runs
+    num_failed: int
+    num_questions: int = 0
+    num_samples: int = 0  # per question, the fewest of any run
+    pass_at: Mapping[int, Estimate] = field(default_factory=dict)  # k -> mean over questions and runs
+    difference: Mapping[int, Estimate] = field(default_factory=dict)  # k -> this arm minus the baseline
+    remark: str = ""
+    avg_completed: float | None = None
+    truncated_fraction: float | None = None
+    no_answer_fraction: float | None = None
+    error_fraction: float | None = None
+    length_mean: float | None = None  # completion tokens
+    kept_fraction: float | None = None  # trained tokens with a weight, mean over steps
+    entropy_kept_fraction: float | None = None  # share of the entropy that lies in them
+    generated_tokens: float | None = None  # sampled for training
+    seconds: float | None = None  # training and evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """A run that is not in the table, and why."""
+
+    setting: str
+    arm: str
+    seed: int
+    run_id: str
+    state: str  # missing | running | interrupted | failed | unreadable
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A sweep as far as it got."""
+
+    name: str
+    scale: str
+    paper: str
+    question: str
+    note: str  # what a reader of any of its numbers must know
+    baseline: str | None
+    code: tuple[str, ...]  # hashes of the training code of its runs
+    confidence: float
+    rows: tuple[Row, ...]
+    troubles: tuple[Trouble, ...]
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """Every k for which some row has pass@k."""
+        return tuple(sorted({k for row in self.rows for k in row.pass_at}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arm:
+    """The runs of an arm that have one benchmark's evaluation, and how many were planned."""
+
+    seeds: tuple[int, ...] = ()
+    runs: tuple[Run, ...] = ()
+    scored: tuple[Scored, ...] = ()
+    num_planned: int = 0
+    num_failed: int = 0
+
+    def table(self, k: int) -> Scores:
+        """pass@k per run and question, [S, Q]."""
+        return np.stack([each.pass_at(k) for each in self.scored])
+
+    def ks(self, wanted: Sequence[int] | None) -> list[int]:
+        """The pass@k that every run has samples for."""
+        fewest = min((each.num_samples for each in self.scored), default=0)
+        asked = wanted if wanted is not None else {k for each in self.scored for k in each.k}
+        return [k for k in sorted(asked) if k <= fewest]
+
+
+_Cell = tuple[str, str, str]  # setting, arm, benchmark
+
+
+def compare(
+    store: Path, name: str, *, ks: Sequence[int] | None = None, confidence: float = 0.95
+) -> Comparison:
+    """The comparison of the sweep ``name`` from what its run folders hold now.
+
+    ``ks`` replaces the pass@k that the evaluations were planned for. Runs that failed or are missing are
+    listed, never guessed. Raises ValueError when there is no such sweep.
+    """
+    sweep = read_json(store / "sweeps" / name / "sweep.json")
+    entries = sweep["runs"]
+    runs = {entry["run_id"]: load_run(store / "runs" / entry["run_id"]) for entry in entries}
+    baseline = sweep.get("baseline")
+    arms = _arms(entries, runs)
+    rows = []
+    for cell, own in arms.items():
+        setting, arm, suite = cell
+        reference = _Arm() if baseline in (None, arm) else arms.get((setting, baseline, suite), _Arm())
+        rows.append(_row(cell, own, reference, ks=ks, confidence=confidence))
+    return Comparison(
+        name=name,
+        scale=sweep.get("scale", ""),
+        paper=sweep.get("paper", ""),
+        question=sweep.get("question", ""),
+        note=sweep.get("note", ""),
+        baseline=baseline,
+        code=tuple(sorted({run.code[:12] for run in runs.values() if run.code})),
+        confidence=confidence,
+        rows=tuple(rows),
+        troubles=tuple(t for entry in entries for t in _troubles(entry, runs[entry["run_id"]])),
+    )
+
+
+def to_frame(comparison: Comparison) -> pd.DataFrame:
+    """The rows as a flat table; shares are between 0 and 1, an estimate has columns for its interval."""
+    records = []
+    for row in comparison.rows:
+        record: dict[str, Any] = {
+            "sweep": comparison.name,
+            "scale": comparison.scale,
+            "setting": row.setting,
+            "arm": row.arm,
+            "benchmark": row.benchmark,
+            "runs": len(row.seeds),
+            "planned": row.num_planned,
+            "failed": row.num_failed,
+            "seeds": " ".join(map(str, row.seeds)),
+            "questions": row.num_questions,
+            "samples": row.num_samples,
+        }
+        for k in comparison.ks:
+            record |= _flat(f"pass@{k}", row.pass_at.get(k))
+            record |= _flat(f"difference@{k}", row.difference.get(k))
+        for name in (*RATES, *COSTS):
+            record[name] = getattr(row, name)
+        record["remark"] = row.remark
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def _flat(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    columns = {
+        "": "value",
+        " low": "low",
+        " high": "high",
+        " se": "standard_error",
+        " df": "df",
+        " estimand": "estimand",
+    }
+    return {f"{name}{suffix}": getattr(estimate, key, None) for suffix, key in columns.items()}
+
+
+def _arms(entries: Sequence[Mapping[str, Any]], runs: Mapping[str, Run]) -> dict[_Cell, _Arm]:
+    """Arms by cell in the order of the sweep, settings together."""
+    groups: dict[_Cell, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        for suite in entry["evals"]:
+            groups.setdefault((entry["setting"], entry["arm"], suite), []).append(entry)
+    first = {setting: place for place, (setting, _, _) in reversed(list(enumerate(groups)))}
+    cells = sorted(groups, key=lambda cell: first[cell[0]])
+    return {cell: _arm(groups[cell], cell[2], runs) for cell in cells}
+
+
+def _arm(entries: Sequence[Mapping[str, Any]], suite: str, runs: Mapping[str, Run]) -> _Arm:
+    done = [entry for entry in entries if entry["evals"][suite] in runs[entry["run_id"]].scored]
+    return _Arm(
+        seeds=tuple(int(entry["seed"]) for entry in done),
+        runs=tuple(runs[entry["run_id"]] for entry in done),
+        scored=tuple(runs[entry["run_id"]].scored[entry["evals"][suite]] for entry in done),
+        num_planned=len(entries),
+        num_failed=sum(runs[entry["run_id"]].state == Status.failed for entry in entries),
+    )
+
+
+def _row(cell: _Cell, own: _Arm, baseline: _Arm, *, ks: Sequence[int] | None, confidence: float) -> Row:
+    known: dict[str, Any] = {}
+    if own.scored:
+        odd = _mismatch(own.scored)
+        odd_pair = odd or _mismatch((*own.scored, *baseline.scored))
+        pass_at = {} if odd else {k: arm_estimate(own.table(k), confidence=confidence) for k in own.ks(ks)}
+        difference = {} if odd_pair else _difference(own, baseline, ks=ks, confidence=confidence)
+        remarks = [f"not comparable: {odd_pair}"] if odd_pair else []
+        estimates = [*pass_at.values(), *difference.values()]
+        remarks += [each.remark for each in estimates if each.remark]
+        known = {
+            "num_questions": len(own.scored[0].questions),
+            "num_samples": min(each.num_samples for each in own.scored),
+            "pass_at": {k: each.clipped(0, 1) for k, each in pass_at.items()},
+            "difference": {k: each.clipped(-1, 1) for k, each in difference.items()},
+            "remark": "; ".join(dict.fromkeys(remarks)),
+            **{name: _mean(getattr(each, name) for each in own.scored) for name in RATES},
+            **{name: _mean(run.costs.get(name) for run in own.runs) for name in COSTS},
+        }
+    setting, arm, benchmark = cell
+    return Row(
+        setting=setting,
+        arm=arm,
+        benchmark=benchmark,
+        seeds=own.seeds,
+        num_planned=own.num_planned,
+        num_failed=own.num_failed,
+        **known,
+    )
+
+
+def _difference(
+    own: _Arm, baseline: _Arm, *, ks: Sequence[int] | None, confidence: float
+) -> dict[int, Estimate]:
+    return {
+        k: difference_estimate(
+            own.table(k),
+            baseline.table(k),
+            seeds=own.seeds,
+            baseline_seeds=baseline.seeds,
+            confidence=confidence,
+        )
+        for k in own.ks(ks)
+        if k in baseline.ks(ks)
+    }
+
+
+def _mismatch(scored: Sequence[Scored]) -> str:
+    """In what evaluations differ that must be alike to be compared; empty when they are alike."""
+    first = scored[0]
+    odd = [
+        name for name, value in first.conditions.items() if any(s.conditions[name] != value for s in scored)
+    ]
+    if not odd and any(each.questions != first.questions for each in scored):
+        odd = ["questions"]
+    return f"evaluations differ in {', '.join(odd)}" if odd else ""
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _troubles(entry: Mapping[str, Any], run: Run) -> list[Trouble]:
+    """Why a run does not count, empty when all of its evaluations do."""
+    if all(eval_id in run.scored for eval_id in entry["evals"].values()):
+        return []
+    state = "missing" if run.state in (Status.planned, Status.finished) else run.state
+    return [
+        Trouble(
+            setting=entry["setting"],
+            arm=entry["arm"],
+            seed=int(entry["seed"]),
+            run_id=entry["run_id"],
+            state=state,
+            error=run.error,
+        )
+    ]

@@ -1,0 +1,135 @@
+"""A store with run folders as workers leave them behind, without a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokensweep.files import write_json
+from tokensweep.ledger import Attempt
+from tokensweep_analysis.samples import write_samples
+
+MakeRun = Callable[..., dict[str, Any]]
+
+
+def sample_row(**changes: Any) -> dict[str, Any]:
+    """A correct sample with any column changed."""
+    row = {
+        "run_id": "run",
+        "config_hash": "c0ffee",
+        "seed": 0,
+        "step": 4,
+        "benchmark": "ops",
+        "benchmark_revision": "rev1",
+        "question_id": "q0",
+        "sample_idx": 0,
+        "sampling_seed": 1,
+        "prompt_hash": "p",
+        "decode_hash": "d",
+        "n_prompt_tokens": 5,
+        "n_output_tokens": 10,
+        "finish_reason": "stop",
+        "extracted": "7",
+        "extract_rule": "last",
+        "grade": "correct",
+        "grader": "exact 1",
+        "grader_status": "ok",
+        "latency_s": 0.1,
+        "text": "7",
+    }
+    return {**row, **changes}
+
+
+def write_run(
+    store: Path,
+    run_id: str,
+    *,
+    correct: Sequence[int],
+    num_samples: int = 4,
+    seed: int = 0,
+    k: Sequence[int] = (1, 4),
+    suite: str = "ops",
+    columns: Mapping[str, Any] | None = None,
+    steps: int = 4,
+) -> None:
+    """A finished run whose question i has ``correct[i]`` of ``num_samples`` samples correct."""
+    folder = store / "runs" / run_id
+    entry = {"suite": suite, "eval_id": f"e-{run_id}", "num_samples": num_samples, "k": list(k)}
+    identity = {"seed": seed, "batch": {"prompts": 8}, "method": {"ratio": {"p": 2.0}}}
+    write_json(
+        folder / "plan.json", {"run_id": run_id, "code_sha": "abc123", "identity": identity, "evals": [entry]}
+    )
+    write_json(folder / "config.json", {"seed": seed, "batch": {"prompts": 8}})
+    rows = [
+        sample_row(
+            run_id=run_id,
+            seed=seed,
+            benchmark=suite,
+            question_id=f"q{question}",
+            sample_idx=sample,
+            grade="correct" if sample < count else "wrong",
+            **(columns or {}),
+        )
+        for question, count in enumerate(correct)
+        for sample in range(num_samples)
+    ]
+    with Attempt.open(folder) as attempt:
+        for step in range(1, steps + 1):
+            attempt.metrics(
+                step, {"reward": 0.1 * step, "tokens/generated": 100.0, "loss/kept_fraction": 0.2}
+            )
+        attempt.event("trained", step=steps)
+        write_samples(folder / "evals" / f"{suite}-e-{run_id}" / "samples-000.parquet", rows)
+        attempt.event("evaluated", suite=suite, eval_id=f"e-{run_id}", num_samples=num_samples)
+        attempt.event("finished")
+
+
+def write_sweep(store: Path, entries: Sequence[tuple[str, int, str]], **changes: Any) -> None:
+    """sweep.json of ``demo`` with (arm, seed, run_id) entries, baseline ``all``."""
+    runs = [
+        {
+            "setting": "ops",
+            "arm": arm,
+            "seed": seed,
+            "run_id": run_id,
+            "overrides": [],
+            "evals": {"ops": f"e-{run_id}"},
+        }
+        for arm, seed, run_id in entries
+    ]
+    content = {
+        "name": "demo",
+        "scale": "tiny",
+        "paper": "arXiv:2506.01939",
+        "question": "Do few tokens carry the signal?",
+        "note": "Scale tiny tests the machinery and is no evidence about language models.",
+        "baseline": "all",
+        "runs": runs,
+    }
+    write_json(store / "sweeps" / "demo" / "sweep.json", {**content, **changes})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A sweep with two arms and two seeds; of arm ``top`` one run failed and one was never started."""
+    write_run(tmp_path, "a0", correct=[4, 2, 0], seed=0)
+    write_run(tmp_path, "a1", correct=[4, 1, 1], seed=1)
+    write_run(tmp_path, "t0", correct=[4, 3, 1], seed=0)
+    write_run(tmp_path, "t1", correct=[4, 2, 1], seed=1)
+    with Attempt.open(tmp_path / "runs" / "t2") as attempt:
+        attempt.failed(RuntimeError("loss is NaN at step 3 | batch [7]\nsecond line"))
+    write_sweep(
+        tmp_path,
+        [
+            ("all", 0, "a0"),
+            ("top", 0, "t0"),
+            ("all", 1, "a1"),
+            ("top", 1, "t1"),
+            ("top", 2, "t2"),
+            ("top", 3, "t3"),
+        ],
+    )
+    return tmp_path
