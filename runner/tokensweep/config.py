@@ -23,18 +23,6 @@ class Code(StrEnum):
 
 
 @dataclass
-class ScheduleConf:
-    """A hyper-parameter of the method that moves with the step: see ``tokensweep.loss.method.Schedule``."""
-
-    path: str = MISSING
-    shape: str = "linear"
-    start: float = MISSING
-    end: float = MISSING
-    steps: int = MISSING
-    power: float = 1.0
-
-
-@dataclass
 class MethodConf:
     """A method is what fills the slots: single slots hold one component, maps hold any number by name."""
 
@@ -52,7 +40,7 @@ class MethodConf:
     surrogate: Any = MISSING
     aggregate: Any = MISSING
     regularizers: dict[str, Any] = field(default_factory=dict)
-    schedules: dict[str, ScheduleConf] = field(default_factory=dict)
+    schedules: dict[str, Any] = field(default_factory=dict)  # see loss.method.Schedule
 
 
 @dataclass
