@@ -45,7 +45,7 @@ def render(comparison: Comparison) -> list[RenderableType]:
     for section in _sections(comparison):
         parts.append(
             Group(
-                _rich(section.title, section.header, section.results),
+                _rich(section.title, section.header, [_narrow(row) for row in section.results]),
                 _rich("", section.costs_header, section.costs),
                 Text(section.caption, style="dim"),
             )
@@ -58,7 +58,7 @@ def render(comparison: Comparison) -> list[RenderableType]:
 def to_markdown(comparison: Comparison) -> str:
     """The report as GitHub-flavoured Markdown."""
     lines = [f"# {comparison.name}", ""]
-    facts = [("Question", comparison.question), ("Paper", comparison.paper), ("Note", comparison.note)]
+    facts = [("Question", comparison.question), ("Paper", comparison.paper)]
     lines += [line for name, text in facts if text for line in (f"{name}: {text}", "")]
     for section in _sections(comparison):
         lines += [f"## {_escaped(section.title)}", "", *_markdown(section.header, section.results), ""]
@@ -93,8 +93,8 @@ def _sections(comparison: Comparison) -> Iterator[_Section]:
                 "arm",
                 "runs",
                 *(f"pass@{k}" for k in ks),
-                *(f"pass@{k} - {comparison.baseline}" for k in compared),
-                *(["df"] if compared else []),
+                *(f"pass@{k} vs {comparison.baseline}" for k in compared),
+                *(f"df@{k}" for k in compared[:1]),
             ],
             results=[_results(row, ks, compared) for row in rows],
             costs_header=["arm", *(name for name, _ in columns)],
@@ -106,11 +106,7 @@ def _sections(comparison: Comparison) -> Iterator[_Section]:
 def _results(row: Row, ks: Sequence[int], compared: Sequence[int]) -> list[str]:
     values = [_estimate(row.pass_at.get(k)) for k in ks]
     differences = [_estimate(row.difference.get(k), sign="+") for k in compared]
-    df = (
-        [_number(row.difference[compared[0]].df, "{:.1f}") if row.difference else _NOTHING]
-        if compared
-        else []
-    )
+    df = [_number(row.difference[k].df if row.difference else None, "{:.1f}") for k in compared[:1]]
     return [row.arm, f"{len(row.seeds)}/{row.num_planned}", *values, *differences, *df]
 
 
@@ -153,7 +149,8 @@ def _caption(comparison: Comparison, rows: Sequence[Row]) -> str:
         + ("questions and training seeds" if any(each.num_runs > 1 for each in estimates) else "questions"),
         f"estimand {'; '.join(estimands) or 'none yet'}",
         f"scale {comparison.scale or 'not named'}",
-        f"{_span(row.num_questions for row in done)} questions x {_span(row.num_samples for row in done)} samples",
+        f"{_span(row.num_questions for row in done)} questions",
+        f"{_span(row.num_samples for row in done)} samples of each",
         f"seeds {' '.join(map(str, sorted({seed for row in done for seed in row.seeds}))) or 'none'}",
         f"code {' '.join(comparison.code) or 'unknown'}",
     ]
@@ -164,7 +161,8 @@ def _caption(comparison: Comparison, rows: Sequence[Row]) -> str:
             "intervals are not adjusted for the number of comparisons."
         )
     sentences.append("Tokens and seconds are per run, rates are of the evaluation.")
-    sentences += [f"{row.arm}: {row.remark}." for row in rows if row.remark]
+    for remark in dict.fromkeys(row.remark for row in rows if row.remark):
+        sentences.append(f"{', '.join(row.arm for row in rows if row.remark == remark)}: {remark}.")
     if comparison.note:
         sentences.append(comparison.note)
     return " ".join(sentences)
@@ -194,6 +192,11 @@ def _rich(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> T
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: brackets are no markup here
     return table
+
+
+def _narrow(row: Sequence[str]) -> list[str]:
+    """Intervals without a space inside, so that a narrow terminal folds the cell before the bracket."""
+    return [row[0], *(cell.replace(", ", ",") for cell in row[1:])]
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
