@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokensweep.problems.grading import GRADER, grade_answer, normalise
+from tokensweep.problems.procedural import Split
 from tokensweep.problems.protocol import Grade, Problem
 from tokensweep.registry import component
 
@@ -25,7 +26,7 @@ _COLUMNS = ("id", "problem", "answer")
 class JsonlProblems:
     """Problems with exact answers from ``path``.
 
-    Every access raises ValueError for a file that is missing, empty, cut off, ambiguous or of the wrong length.
+    Every access raises ValueError for a file that is missing, empty, cut off, ambiguous or of wrong length.
     """
 
     name: str = "jsonl"
@@ -33,8 +34,18 @@ class JsonlProblems:
     num_problems: int | None = None  # expected count; null: any
     instruction: str = "{problem}"
     max_tokens: int = 2048
+    held_out: int = 0  # problems of the file, chosen by the hash of their id, that only split=test gives
+    split: Split = Split.train
+    size: int | None = None  # how many problems of the split; null: all
 
     def __post_init__(self) -> None:
+        if self.held_out < 0 or (self.size is not None and self.size < 1):
+            raise ValueError(f"held_out must be >= 0 and size >= 1, got {self.held_out} and {self.size}")
+        if self.split is Split.test and (self.size or 1) > self.held_out:
+            raise ValueError(
+                f"{self.name}: its test split has data.held_out={self.held_out} problems, {self.size} were asked for: "
+                "raise data.held_out, lower eval.held_out, or evaluate on another file (eval=NAME)"
+            )
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if self.instruction.count(_SLOT) != 1:
@@ -80,7 +91,18 @@ class JsonlProblems:
                 f"{self.name} must have {self.num_problems} problems, got {len(problems)} in {self.path}: "
                 "fetch the file again, or set data.num_problems to what it should hold"
             )
-        return problems
+        return self._of_split(problems)
+
+    def _of_split(self, problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+        """The problems of this split in the order of the file."""
+        if self.held_out >= len(problems):
+            raise ValueError(
+                f"{self.name}: held_out must leave problems to train on, got {self.held_out} of {len(problems)}"
+            )
+        ordered = sorted(problems, key=lambda problem: hashlib.sha256(problem.id.encode()).digest())
+        test = {problem.id for problem in ordered[: self.held_out]}
+        wanted = [problem for problem in problems if (problem.id in test) == (self.split is Split.test)]
+        return tuple(wanted[: self.size])
 
 
 def _file(path: str, name: str) -> Path:
