@@ -66,7 +66,7 @@ def _work(run_dir: Path, attempt: Attempt) -> None:
     config = verify(run_dir)
     register_components()
     record = read_run(run_dir)
-    cache = Path(config["store"]) / "models"
+    cache = run_dir.resolve().parents[1] / "models"  # <store>/runs/<id> lies beside <store>/models
     if record.trained_step is None:
         run_training(config, run_dir, attempt, cache=cache)
     plan = read_json(run_dir / "plan.json")

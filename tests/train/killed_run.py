@@ -1,6 +1,6 @@
 """Trains a run again and again in child processes, each killed in another place, then continued.
 
-``python killed_run.py CONFIG FOLDER`` leaves a run folder per place in FOLDER, and ``undisturbed``. The places
+``python killed_run.py CONFIG FOLDER`` leaves ``undisturbed`` and a run folder per place in FOLDER. The places
 are patched in here; the product has no hooks. One process imports torch, the children are forks of it.
 """
 

@@ -109,6 +109,15 @@ def optimizer_of(policy: Policy, settings: Mapping[str, Any]) -> torch.optim.Opt
     )
 
 
+def reference_policy(parts: Parts) -> Policy | None:
+    """The frozen policy that the run started from, where the method asks for it."""
+    if "ref_logprobs" not in parts.method.needs():
+        return None
+    reference = Policy(parts.model_folder, device=parts.device)
+    reference.model.requires_grad_(False)
+    return reference
+
+
 def prepare_torch(compute: Mapping[str, Any]) -> None:
     """Threads, and on a CPU only operations that give the same bits every time."""
     torch.set_num_threads(compute["threads"])

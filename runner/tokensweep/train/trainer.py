@@ -29,8 +29,8 @@ from tokensweep.train.checkpoint import (
     save_checkpoint,
 )
 from tokensweep.train.collect import Collected
-from tokensweep.train.passes import autocast, old_columns, reference_column
-from tokensweep.train.setup import Parts, assemble, collector_of, optimizer_of, prepare_torch
+from tokensweep.train.passes import Scorer, autocast
+from tokensweep.train.setup import assemble, collector_of, optimizer_of, prepare_torch, reference_policy
 from tokensweep.train.setup import device_of as device_of
 from tokensweep.train.stored import store_rollouts
 from tokensweep.train.update import Updater
@@ -90,13 +90,13 @@ class _Training:
                     f"{found.folder.name} was computed with {found.threads} threads: the last bits may differ"
                 )
         parts.engine.load(self.policy, version=self.progress.step)
-        self.reference = _reference(parts)
         self.collector = collector_of(config, parts, self.policy)
+        temperature = config["sampling"]["temperature"]
+        self.scorer = Scorer(policy=self.policy, temperature=temperature, dtype=parts.dtype)
+        reference = reference_policy(parts)
+        self.reference = replace(self.scorer, policy=reference) if reference else None
         self.updater = Updater(
-            policy=self.policy,
-            optimizer=self.optimizer,
-            temperature=config["sampling"]["temperature"],
-            grad_clip=config["optim"]["grad_clip"],
+            scorer=self.scorer, optimizer=self.optimizer, grad_clip=config["optim"]["grad_clip"]
         )
 
     def step(self) -> None:
@@ -105,27 +105,21 @@ class _Training:
         method = at_step(self.parts.method, number - 1)
         lr = self._set_lr(number)
         watch = measure.Stopwatch()
-        with autocast(self.policy, self.parts.dtype):
-            with watch.phase("rollout"):
-                collected = self.collector.collect(
-                    step=number, position=self.progress.position, allocation=method.allocation
-                )
-            values = {
-                "lr": lr,
-                **_scheduled(self.parts.method, number - 1),
-                **measure.sampling_metrics(collected),
-            }
-            if collected.kept:
-                values |= self._train_on(collected, method=method, step=number, watch=watch)
-            else:
-                print(
-                    f"step {number}: no group was kept after {collected.rounds} rounds, so there is no update"
-                )
-                values |= {
-                    "updates": 0.0,
-                    "skipped_updates": float(method.updates_per_batch),
-                    "tokens/trained": 0.0,
-                }
+        with watch.phase("rollout"), autocast(self.policy, self.parts.dtype):
+            collected = self.collector.collect(
+                step=number, position=self.progress.position, allocation=method.allocation
+            )
+        values = {
+            "lr": lr,
+            **_scheduled(self.parts.method, number - 1),
+            **measure.sampling_metrics(collected),
+        }
+        if collected.kept:
+            values |= self._train_on(collected, method=method, step=number, watch=watch)
+        else:
+            print(f"step {number}: no group was kept after {collected.rounds} rounds, so there is no update")
+            skipped = float(method.updates_per_batch)
+            values |= {"updates": 0.0, "skipped_updates": skipped, "tokens/trained": 0.0}
         self._advance(collected, updates=int(values["updates"]))
         values["tokens/total_generated"] = float(self.progress.generated_tokens)
         self.parts.engine.load(self.policy, version=number)
@@ -170,10 +164,11 @@ class _Training:
         batch, plan = divide(batch, method=method, micro_tokens=config["batch"]["micro_tokens"], seed=seed)
         batch = batch.to(device)
         plan = tuple(tuple(micro.to(device) for micro in mini_batch) for mini_batch in plan)
-        temperature = config["sampling"]["temperature"]
-        columns = old_columns(self.policy, batch, plan=plan, temperature=temperature, needs=method.needs())
+        extra = frozenset({"varentropy"} if "old_varentropy" in method.needs() else ())
+        old = self.scorer.everywhere(batch, plan=plan, needs=extra)
+        columns = {f"old_{name}": values for name, values in old.items()}
         if self.reference is not None:
-            columns |= reference_column(self.reference, batch, plan=plan, temperature=temperature)
+            columns["ref_logprobs"] = self.reference.everywhere(batch, plan=plan)["logprobs"]
         return prepare(method, batch.with_columns(**columns)), plan
 
     def _set_lr(self, step: int) -> float:
@@ -207,15 +202,6 @@ class _Training:
             keep=settings["keep"],
         )
         self.attempt.event(Kind.checkpoint, step=step)
-
-
-def _reference(parts: Parts) -> Policy | None:
-    """The frozen policy that the run started from, where the method asks for it."""
-    if "ref_logprobs" not in parts.method.needs():
-        return None
-    reference = Policy(parts.model_folder, device=parts.device)
-    reference.model.requires_grad_(False)
-    return reference
 
 
 def _scheduled(method: Method, index: int) -> dict[str, float]:

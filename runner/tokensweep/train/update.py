@@ -10,10 +10,9 @@ from torch import Tensor
 
 from tokensweep.loss.method import Method
 from tokensweep.loss.objective import Micro, Prepared, micro_loss
-from tokensweep.models.policy import Policy
 from tokensweep.train.batch import MicroBatch, Plan
 from tokensweep.train.metrics import Sums
-from tokensweep.train.passes import token_stats
+from tokensweep.train.passes import Scorer
 
 
 class NonFiniteError(ArithmeticError):
@@ -24,9 +23,8 @@ class NonFiniteError(ArithmeticError):
 class Updater:
     """Moves the policy's weights. ``grad_clip`` limits the global gradient norm; 0 leaves it alone."""
 
-    policy: Policy
+    scorer: Scorer
     optimizer: torch.optim.Optimizer
-    temperature: float
     grad_clip: float
 
     def update(self, method: Method, prepared: Prepared, plan: Plan) -> dict[str, float]:
@@ -76,9 +74,7 @@ class Updater:
             if place.numel() == 0:
                 continue
             rows = micro.rows[place]
-            stats = token_stats(
-                self.policy, batch, rollouts=rollouts, rows=rows, temperature=self.temperature
-            )
+            stats = self.scorer.stats(batch, rollouts=rollouts, rows=rows)
             logprobs.append(stats.logprobs)
             entropies.append(stats.entropy)
             places.append(place)
@@ -88,7 +84,7 @@ class Updater:
     def _clip(self) -> float:
         """Limit the gradient's norm; gives back what it was before."""
         norm = float(
-            torch.nn.utils.clip_grad_norm_(self.policy.model.parameters(), self.grad_clip or math.inf)
+            torch.nn.utils.clip_grad_norm_(self.scorer.policy.model.parameters(), self.grad_clip or math.inf)
         )
         if not math.isfinite(norm):
             raise NonFiniteError(

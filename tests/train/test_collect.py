@@ -1,0 +1,146 @@
+"""Collecting a batch: data order, rounds of an allocation, seeds."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from tokensweep.loss.method import Allocation
+from tokensweep.methods.dapo import DynamicSampling
+from tokensweep.methods.grpo import UniformAllocation
+from tokensweep.rollout import Request, Rollout, SamplingSpec
+from tokensweep.train.collect import Collector, problem_index
+
+Even = importlib.import_module("easy_task").Even
+
+
+@dataclass
+class Scripted:
+    """An engine whose completion says whether the rollout is right: ``outcomes`` by prompt and sample."""
+
+    right: Any  # (problem number, sample number within the call) -> bool
+
+    def load(self, policy: Any, *, version: int) -> None:
+        return
+
+    def generate(self, requests: Sequence[Request], *, progress: Any = None) -> list[Rollout]:
+        seen: dict[int, int] = {}
+        rollouts = []
+        for request in requests:
+            number = request.prompt_ids[0]
+            sample = seen.get(number, 0)
+            seen[number] = sample + 1
+            token = 0 if self.right(number, sample) else 1
+            rollouts.append(
+                Rollout(
+                    completion_ids=(token,), sampler_logprobs=(0.0,), finish_reason="stop", weights_version=0
+                )
+            )
+        return rollouts
+
+
+def collector(right: Any, *, size: int = 10, prompts: int = 2) -> Collector:
+    return Collector(
+        source=Even(size=size),
+        engine=Scripted(right),
+        encode=lambda text: (int(text.removesuffix("=")),),
+        decode=lambda ids: "01"[ids[0]],  # "0" is even, hence right
+        sampling=SamplingSpec(max_tokens=4),
+        num_prompts=prompts,
+        group_size=2,
+        seed=0,
+    )
+
+
+def mixed(number: int, sample: int) -> bool:
+    return sample == 0
+
+
+def test_an_epoch_draws_every_problem_once_and_the_next_in_another_order() -> None:
+    first = [problem_index(position, size=50, seed=3) for position in range(50)]
+    second = [problem_index(position, size=50, seed=3) for position in range(50, 100)]
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+
+
+def test_the_data_order_depends_on_the_seed() -> None:
+    assert [problem_index(p, size=50, seed=0) for p in range(50)] != [
+        problem_index(p, size=50, seed=1) for p in range(50)
+    ]
+
+
+def test_uniform_allocation_keeps_every_group_of_one_round() -> None:
+    collected = collector(lambda number, sample: True).collect(
+        step=1, position=5, allocation=UniformAllocation()
+    )
+    assert (collected.rounds, collected.position) == (1, 7)
+    assert collected.kept == collected.sampled
+    assert [len(group) for group in collected.kept] == [2, 2]
+
+
+def test_dynamic_sampling_asks_for_new_prompts_until_enough_groups_are_mixed() -> None:
+    order = [problem_index(position, size=10, seed=0) for position in range(10)]
+    good = {order[0], order[3], order[5]}
+
+    def right(number: int, sample: int) -> bool:
+        return number in good and sample == 0
+
+    allocation = DynamicSampling(oversample=1.0, max_rounds=10)
+    collected = collector(right, prompts=3).collect(step=1, position=0, allocation=allocation)
+    assert [group[0].problem.id for group in collected.kept] == [f"even-{order[i]}" for i in (0, 3, 5)]
+    assert len(collected.sampled) == collected.position
+    assert collected.rounds == 3  # positions 0-2 give one group, 3-4 another, 5 the last
+
+
+def test_surplus_groups_are_cut() -> None:
+    collected = collector(mixed).collect(
+        step=1, position=0, allocation=DynamicSampling(oversample=3.0, max_rounds=10)
+    )
+    assert (len(collected.sampled), len(collected.kept)) == (6, 2)
+
+
+def test_the_round_cap_ends_a_step_with_what_is_there() -> None:
+    allocation = DynamicSampling(oversample=1.0, max_rounds=3)
+    collected = collector(lambda number, sample: False).collect(step=1, position=0, allocation=allocation)
+    assert (collected.rounds, collected.kept) == (3, ())
+
+
+def test_a_problem_that_comes_twice_in_a_step_gets_new_samples() -> None:
+    collected = collector(mixed, size=1).collect(step=1, position=0, allocation=UniformAllocation())
+    trials = [trial for group in collected.kept for trial in group]
+    assert [trial.sample for trial in trials] == [0, 1, 2, 3]
+    assert len({trial.request.seed for trial in trials}) == 4
+
+
+def test_sampling_seeds_depend_on_the_step_and_not_on_the_number_of_prompts() -> None:
+    def seeds(step: int, *, prompts: int) -> list[int]:
+        collected = collector(mixed, prompts=prompts).collect(
+            step=step, position=0, allocation=UniformAllocation()
+        )
+        return [trial.request.seed for trial in collected.kept[0]]
+
+    assert seeds(1, prompts=1) == seeds(1, prompts=3)
+    assert not set(seeds(1, prompts=1)) & set(seeds(2, prompts=1))
+
+
+@dataclass(frozen=True)
+class FirstOnly(Allocation):
+    """Keeps a group if its first rollout is right; three rounds of one prompt."""
+
+    def wanted(self, round: int, *, kept: int, target: int) -> int:
+        return int(round < 3)
+
+    def keep(self, accuracy: Tensor) -> bool:
+        return bool(accuracy[0])
+
+
+def test_an_allocation_sees_the_grades_in_the_order_of_sampling() -> None:
+    both = collector(mixed).collect(step=1, position=0, allocation=FirstOnly())
+    none = replace(collector(mixed), engine=Scripted(lambda n, s: s == 1)).collect(
+        step=1, position=0, allocation=FirstOnly()
+    )
+    assert (len(both.kept), len(none.kept), none.rounds) == (2, 0, 3)

@@ -1,0 +1,221 @@
+"""The packed passes: against a plain padded implementation, and against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tokensweep.loss.method import Method, build_method
+from tokensweep.loss.objective import Prepared, micro_loss, prepare
+from tokensweep.loss.tables import Batch, pack
+from tokensweep.models.policy import Policy
+from tokensweep.problems.ops import Ops
+from tokensweep.registry import build
+from tokensweep.train.batch import Plan, divide
+from tokensweep.train.passes import Scorer
+from tokensweep.train.update import Updater
+
+_TEMPERATURE = 0.7
+_EPS = 1e-6  # of the group-normalised advantage
+
+Config = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[..., Config]) -> Policy:
+    model = build(small_config()["model"])
+    return Policy(model.materialise(data=Ops(), cache=tmp_path_factory.mktemp("models")))
+
+
+@pytest.fixture
+def method(small_config: Callable[..., Config]) -> Method:
+    return build_method(small_config()["method"])
+
+
+def random_batch(*, constant_group: bool = False) -> Batch:
+    """Three groups of four rollouts with random tokens and lengths."""
+    generator = torch.Generator().manual_seed(1)
+
+    def ids(low: int, high: int) -> list[int]:
+        count = int(torch.randint(low, high, (), generator=generator))
+        return torch.randint(2, 64, (count,), generator=generator).tolist()
+
+    prompts = [ids(2, 6) for _ in range(3)]
+    accuracy = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0 if constant_group else 0.0]
+    return pack(
+        [prompts[rollout // 4] for rollout in range(12)],
+        completions=[ids(1, 8) for _ in range(12)],
+        prompt_of=[rollout // 4 for rollout in range(12)],
+        accuracy=accuracy,
+        truncated=[False] * 12,
+        max_tokens=8,
+    )
+
+
+def prepared_of(
+    batch: Batch, *, policy: Policy, method: Method, micro_tokens: int = 40
+) -> tuple[Prepared, Plan]:
+    batch, plan = divide(batch, method=method, micro_tokens=micro_tokens, seed=0)
+    old = scorer_of(policy).everywhere(batch, plan=plan)
+    return prepare(method, batch.with_columns(old_logprobs=old["logprobs"], old_entropy=old["entropy"])), plan
+
+
+def scorer_of(policy: Policy) -> Scorer:
+    return Scorer(policy=policy, temperature=_TEMPERATURE)
+
+
+class Still(torch.optim.SGD):
+    """An optimiser that moves nothing and remembers the gradient of every step as one vector."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy.model.parameters(), lr=0.0)
+        self.policy = policy
+        self.gradients: list[Tensor] = []
+
+    def step(self, closure: Any = None) -> Any:
+        self.gradients.append(gradient(self.policy))
+
+
+def update(
+    policy: Policy, method: Method, prepared: Prepared, plan: Plan
+) -> tuple[dict[str, float], list[Tensor]]:
+    """Metrics and unclipped gradients of the trainer's update."""
+    optimizer = Still(policy)
+    updater = Updater(scorer=scorer_of(policy), optimizer=optimizer, grad_clip=0.0)
+    return updater.update(method, prepared, plan), optimizer.gradients
+
+
+def gradient(policy: Policy) -> Tensor:
+    """All gradients as one vector."""
+    return torch.cat([p.grad.flatten() for p in policy.model.parameters()])
+
+
+def packed_gradient(policy: Policy, batch: Batch, *, method: Method, micro_tokens: int = 40) -> Tensor:
+    """The gradient of the one optimiser step that the trainer makes."""
+    prepared, plan = prepared_of(batch, policy=policy, method=method, micro_tokens=micro_tokens)
+    _, gradients = update(policy, method, prepared, plan)
+    assert len(gradients) == 1
+    return gradients[0]
+
+
+def padded_logprobs(policy: Policy, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [R, T] and completion mask [R, T] from the model's own padded logits."""
+    rollouts, width = batch.num_rollouts, int(batch.position.max()) + 1
+    ids = torch.zeros(rollouts, width, dtype=torch.int64)
+    real, completion = torch.zeros_like(ids), torch.zeros(rollouts, width, dtype=torch.bool)
+    ids[batch.sequence_of, batch.position] = batch.token_ids
+    real[batch.sequence_of, batch.position] = 1
+    completion[batch.rollout_of, batch.position[batch.trained]] = True
+    logits = policy.model(input_ids=ids, attention_mask=real).logits / _TEMPERATURE
+    logprobs = logits.log_softmax(-1)[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
+    return logprobs, completion[:, 1:]
+
+
+def naive_gradient(policy: Policy, batch: Batch) -> Tensor:
+    """GRPO with a token mean, written out for rectangles: at ratio 1 the clip does nothing."""
+    rewards = batch.rewards.view(3, 4)
+    advantages = (rewards - rewards.mean(1, keepdim=True)) / (
+        rewards.std(1, keepdim=True, correction=0) + _EPS
+    )
+    policy.model.zero_grad()
+    logprobs, mask = padded_logprobs(policy, batch)
+    ratio = (logprobs - logprobs.detach()).exp()
+    objective = torch.minimum(ratio, ratio.clamp(0.8, 1.2)) * advantages.view(12, 1)
+    (-(objective * mask).sum() / mask.sum()).backward()  # type: ignore[no-untyped-call]  # torch
+    return gradient(policy)
+
+
+def test_the_packed_gradient_is_that_of_a_padded_grpo(policy: Policy, method: Method) -> None:
+    batch = random_batch()
+    expected = naive_gradient(policy, batch)
+    assert expected.norm() > 0.1
+    torch.testing.assert_close(
+        packed_gradient(policy, batch, method=method),
+        expected,
+        rtol=1e-5,
+        atol=1e-5 * float(expected.abs().max()),
+    )
+
+
+def test_the_size_of_micro_batches_does_not_move_the_gradient(policy: Policy, method: Method) -> None:
+    small = packed_gradient(policy, random_batch(), method=method, micro_tokens=12)
+    large = packed_gradient(policy, random_batch(), method=method, micro_tokens=4096)
+    torch.testing.assert_close(small, large, rtol=1e-5, atol=1e-6 * float(large.abs().max()))
+
+
+def test_the_packed_logprobs_are_those_of_the_padded_model(policy: Policy, method: Method) -> None:
+    batch = random_batch()
+    prepared, _ = prepared_of(batch, policy=policy, method=method)
+    with torch.no_grad():
+        logprobs, mask = padded_logprobs(policy, batch)
+    torch.testing.assert_close(prepared.batch.columns["old_logprobs"], logprobs[mask], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("constant_group", [False, True])
+def test_every_ratio_is_exactly_1_before_the_first_step(
+    policy: Policy, method: Method, constant_group: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+
+    def spy(method: Method, micro: Any, logprobs: Tensor, entropy: Tensor) -> Any:
+        seen.append(logprobs.detach() - micro.table.columns["old_logprobs"])
+        return micro_loss(method, micro, logprobs, entropy)
+
+    monkeypatch.setattr("tokensweep.train.update.micro_loss", spy)
+    prepared, plan = prepared_of(random_batch(constant_group=constant_group), policy=policy, method=method)
+    update(policy, method, prepared, plan)
+    assert len(seen) > 1
+    assert all((log_ratio == 0).all() for log_ratio in seen)
+
+
+def test_a_group_of_equal_rewards_is_not_run_in_the_update(
+    policy: Policy, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, plan = prepared_of(random_batch(constant_group=True), policy=policy, method=method)
+    run: list[int] = []
+
+    original = Scorer.stats
+
+    def spy(self: Scorer, batch: Batch, *, rollouts: Tensor, rows: Tensor) -> Any:
+        run.extend(rollouts.tolist())
+        return original(self, batch, rollouts=rollouts, rows=rows)
+
+    monkeypatch.setattr(Scorer, "stats", spy)
+    update(policy, method, prepared, plan)
+    assert sorted(run) == list(range(8))  # the third group, rollouts 8 to 11, has one reward only
+
+
+def test_a_batch_without_signal_makes_no_step(policy: Policy, method: Method) -> None:
+    equal = torch.ones(12)
+    batch = replace(random_batch(), accuracy=equal, rewards=equal)
+    prepared, plan = prepared_of(batch, policy=policy, method=method)
+    metrics, gradients = update(policy, method, prepared, plan)
+    assert gradients == []
+    assert (metrics["updates"], metrics["skipped_updates"], metrics["grad_norm"]) == (0, 1, 0)
+
+
+def test_statistics_beyond_entropy_come_only_when_asked_for(policy: Policy, method: Method) -> None:
+    batch, plan = divide(random_batch(), method=method, micro_tokens=40, seed=0)
+    asked = scorer_of(policy).everywhere(batch, plan=plan, needs=frozenset({"varentropy"}))
+    assert set(asked) == {"logprobs", "entropy", "varentropy"}
+    assert set(scorer_of(policy).everywhere(batch, plan=plan)) == {"logprobs", "entropy"}
+
+
+def test_bfloat16_moves_the_logprobs_by_no_more_than_its_rounding(policy: Policy, method: Method) -> None:
+    batch, plan = divide(random_batch(), method=method, micro_tokens=40, seed=0)
+    exact = scorer_of(policy).everywhere(batch, plan=plan)["logprobs"]
+    rounded = replace(scorer_of(policy), dtype=torch.bfloat16).everywhere(batch, plan=plan)["logprobs"]
+    assert rounded.dtype == torch.float32
+    assert 0 < float((rounded - exact).abs().max()) < 0.02
+
+
+def test_a_model_in_another_place_of_the_disk_is_the_same_policy(policy: Policy, tmp_path: Path) -> None:
+    policy.save(tmp_path / "copy")
+    again = Policy(tmp_path / "copy")
+    assert torch.equal(again.head_weight, policy.head_weight)

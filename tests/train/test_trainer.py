@@ -1,0 +1,173 @@
+"""A whole run in this process: what it learns, says and leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tokensweep.ledger import Attempt, read_metrics
+from tokensweep.loss.tables import View
+from tokensweep.train.metrics import DENOMINATORS, FAMILIES
+from tokensweep.train.setup import DataError
+from tokensweep.train.trainer import TrainResult, run_training
+from tokensweep.train.update import NonFiniteError
+
+Config = dict[str, Any]
+Make = Callable[..., Config]
+
+
+def train(config: Config, run_dir: Path) -> TrainResult:
+    with Attempt.open(run_dir) as attempt:
+        return run_training(config, run_dir, attempt, cache=run_dir.parent / "models")
+
+
+def column(run_dir: Path, name: str) -> list[float]:
+    return [row["metrics"][name] for row in read_metrics(run_dir)]
+
+
+def test_the_reward_rises_on_a_task_that_is_easy_to_learn(tmp_path: Path, small_config: Make) -> None:
+    # Half of the answers are right at first. 16 x 8 rollouts have a standard error of 4 points.
+    config = small_config(
+        steps=25,
+        data={"_component_": "data/test_even", "size": 8},
+        sampling__max_tokens=2,
+        checkpoint__every=25,
+    )
+    config["batch"] = {"prompts": 16, "group_size": 8, "micro_tokens": 1024}
+    train(config, tmp_path / "run")
+    rewards = column(tmp_path / "run", "reward")
+    assert sum(rewards[:2]) / 2 < 0.7
+    assert sum(rewards[-3:]) / 3 > 0.9
+
+
+def test_the_same_config_gives_the_same_run(tmp_path: Path, small_config: Make) -> None:
+    first, again = (train(small_config(), tmp_path / name) for name in ("first", "again"))
+    assert _weights(first) == _weights(again)
+
+
+def test_another_seed_gives_another_run(tmp_path: Path, small_config: Make) -> None:
+    first, other = (train(small_config(seed=seed), tmp_path / str(seed)) for seed in (0, 1))
+    assert _weights(first) != _weights(other)
+
+
+def test_no_global_random_state_is_read_or_moved(tmp_path: Path, small_config: Make) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = train(small_config(), tmp_path / "first")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert _weights(train(small_config(), tmp_path / "second")) == _weights(first)
+
+
+def test_every_metric_says_what_it_is_a_rate_of(tmp_path: Path, small_config: Make) -> None:
+    clip = {"path": "surrogate.high", "start": 0.2, "end": 0.3, "steps": 10}
+    config = small_config(method__schedules={"clip": clip})
+    train(config, tmp_path / "run")
+    names = {name for row in read_metrics(tmp_path / "run") for name in row["metrics"]}
+    assert {name for name in names if not name.startswith(tuple(FAMILIES))} == set(DENOMINATORS)
+    assert column(tmp_path / "run", "schedule/clip") == pytest.approx([0.2, 0.21])
+
+
+def test_the_learning_rate_warms_up_in_a_straight_line(tmp_path: Path, small_config: Make) -> None:
+    train(small_config(steps=4, optim__lr=1e-3, optim__warmup_steps=2), tmp_path / "run")
+    assert column(tmp_path / "run", "lr") == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3])
+
+
+def test_the_sampler_and_the_trainer_agree_on_the_logprobs(tmp_path: Path, small_config: Make) -> None:
+    train(small_config(), tmp_path / "run")
+    assert max(column(tmp_path / "run", "mismatch/max")) < 1e-5
+
+
+def test_logprobs_of_a_truncated_sampler_are_not_compared(tmp_path: Path, small_config: Make) -> None:
+    train(small_config(sampling__top_k=5), tmp_path / "run")
+    assert "mismatch/max" not in read_metrics(tmp_path / "run")[0]["metrics"]
+
+
+def test_a_step_without_a_kept_group_updates_nothing_and_says_so(tmp_path: Path, small_config: Make) -> None:
+    # One rollout per prompt: no group can have two grades.
+    config = small_config(batch__group_size=1, steps=1, checkpoint__every=1)
+    config["method"]["allocation"] = {"_component_": "method/allocation/dynamic_sampling", "max_rounds": 2}
+    result = train(config, tmp_path / "run")
+    metrics = read_metrics(tmp_path / "run")[0]["metrics"]
+    assert (metrics["updates"], metrics["skipped_updates"], metrics["sampled/discarded_groups"]) == (0, 1, 6)
+    assert "reward" not in metrics
+    start = next((tmp_path / "models").glob("*/model.safetensors"))
+    assert _weights(result) == start.read_bytes()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_the_step(
+    tmp_path: Path, small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokensweep.methods.grpo import PPOClip
+
+    monkeypatch.setattr(PPOClip, "__call__", lambda self, view, log_ratio: log_ratio * torch.nan)
+    with pytest.raises(NonFiniteError, match="the loss of a micro-batch is nan"):
+        train(small_config(), tmp_path / "run")
+
+
+def test_a_gradient_that_is_infinite_stops_the_run_before_the_step(
+    tmp_path: Path, small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokensweep.methods.grpo import PPOClip
+
+    def steep(self: PPOClip, view: View, log_ratio: torch.Tensor) -> torch.Tensor:
+        return log_ratio.abs().sqrt() * view.advantages  # infinite slope at ratio 1
+
+    monkeypatch.setattr(PPOClip, "__call__", steep)
+    with pytest.raises(NonFiniteError, match=r"the gradient norm is (nan|inf): lower optim\.lr"):
+        train(small_config(), tmp_path / "run")
+
+
+def test_problems_that_cannot_be_used_are_a_data_error(tmp_path: Path, small_config: Make) -> None:
+    config = small_config(data={"_component_": "data/test_even", "spoilt": True})
+    with pytest.raises(DataError, match="the problems are spoilt: fetch them again"):
+        train(config, tmp_path / "run")
+
+
+def test_greedy_training_rollouts_are_refused(tmp_path: Path, small_config: Make) -> None:
+    with pytest.raises(ValueError, match=r"sampling\.temperature must be above 0"):
+        train(small_config(sampling__temperature=0.0), tmp_path / "run")
+
+
+def test_stored_rollouts_have_a_value_for_every_token(tmp_path: Path, small_config: Make) -> None:
+    config = small_config(steps=3, store_rollouts={"every": 2, "share": 0.25})
+    train(config, tmp_path / "run")
+    files = list((tmp_path / "run" / "rollouts").iterdir())
+    assert [file.name for file in files] == ["step-000002.parquet"]
+    rows = pq.read_table(files[0]).to_pylist()
+    assert len(rows) == 3  # a quarter of 3 x 4
+    for row in rows:
+        assert row["weights_version"] == 1  # the weights after step 1 sampled for step 2
+        per_token = ("old_logprobs", "sampler_logprobs", "old_entropy", "advantages", "weights", "active")
+        assert {len(row[name]) for name in per_token} == {len(row["token_ids"])}
+        assert row["old_logprobs"] == pytest.approx(row["sampler_logprobs"], abs=1e-5)
+
+
+def test_bfloat16_keeps_the_weights_in_float32(tmp_path: Path, small_config: Make) -> None:
+    from safetensors.torch import load_file
+
+    result = train(small_config(compute__dtype="bfloat16", steps=1), tmp_path / "run")
+    weights = load_file(result.checkpoint / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
+def test_progress_is_heard_after_every_step(tmp_path: Path, small_config: Make) -> None:
+    heard: list[tuple[int, int]] = []
+    with Attempt.open(tmp_path / "run") as attempt:
+        run_training(
+            small_config(),
+            tmp_path / "run",
+            attempt,
+            cache=tmp_path / "models",
+            on_progress=lambda done, total: heard.append((done, total)),
+        )
+    assert heard == [(1, 2), (2, 2)]
+
+
+def _weights(result: TrainResult) -> bytes:
+    return (result.checkpoint / "model.safetensors").read_bytes()
