@@ -1,8 +1,8 @@
 """The attention function that policies run with, registered with transformers under one name.
 
-A forward that brings a :class:`Layout` in its keyword arguments is attended by it: :class:`Packed` keeps the
-sequences of a flat ``[1, M]`` batch apart; the engine brings its own. Without a layout (``model.generate``) it is
-transformers' ordinary SDPA with its ordinary mask.
+A forward that brings a :class:`Layout` in its keyword arguments is attended by it: :class:`Packed` keeps
+the sequences of a flat ``[1, M]`` batch apart; the engine brings its own. Without a layout
+(``model.generate``) it is transformers' ordinary SDPA with its ordinary mask.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Packed:
     """Causal attention inside each of the sequences that lie one behind the other in a flat batch.
 
     ``lengths`` are the sequence lengths on the host; they add up to M. Padding exists only inside the
-    operation: sequences of similar length (within a factor of two) are attended as one rectangle, padded on the
-    right, where no real query can see it.
+    operation: sequences of similar length (within a factor of two) are attended as one rectangle, padded
+    on the right, where no real query can see it.
     """
 
     lengths: tuple[int, ...]
@@ -71,12 +71,12 @@ class Packed:
             return self._varlen(q, k, v, scale=scale)
         if len(set(self.lengths)) == 1:
             shape = (len(self.lengths), self.lengths[0])
-            out = _rectangle(*(x.unflatten(0, shape) for x in (q, k, v)), scale=scale)
-            return out.flatten(0, 1)[None]
-        flat = [
-            _rectangle(*(x[rows] for x in (q, k, v)), scale=scale).flatten(0, 1) for rows in self._rectangles
-        ]
-        return torch.cat(flat)[self._inverse][None]
+            return _rectangle(q, k, v, shape=shape, scale=scale)[None]
+        outputs = []
+        for shape, rows in self._rectangles:
+            picked = (x.index_select(0, rows) for x in (q, k, v))
+            outputs.append(_rectangle(*picked, shape=shape, scale=scale))
+        return torch.cat(outputs).index_select(0, self._inverse)[None]
 
     def _varlen(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None) -> Tensor:
         """Flash attention over ragged sequences; not run on a GPU by this project's tests."""
@@ -110,8 +110,8 @@ class Packed:
         return F.pad(torch.tensor(self.lengths).cumsum(0), (1, 0)).to(device=self.device, dtype=torch.int32)
 
     @cached_property
-    def _rectangles(self) -> tuple[Tensor, ...]:
-        """Row indices [S, L] into the flat batch, one tensor per group; padding repeats the last token."""
+    def _rectangles(self) -> list[tuple[tuple[int, int], Tensor]]:
+        """Shape (S, L) of every group with its tokens [S * L]; padding repeats the last of a sequence."""
         lengths = torch.tensor(self.lengths)
         starts = lengths.cumsum(0) - lengths
         groups = []
@@ -119,25 +119,24 @@ class Packed:
             width = max(self.lengths[member] for member in members)
             column = torch.arange(width).expand(len(members), width)
             inside = torch.minimum(column, lengths[members, None] - 1)
-            groups.append((starts[members, None] + inside).to(self.device))
-        return tuple(groups)
+            rows = (starts[members, None] + inside).flatten().to(self.device)
+            groups.append(((len(members), width), rows))
+        return groups
 
     @cached_property
     def _inverse(self) -> Tensor:
         """For every token the place of its output among the concatenated rectangles, [M] int64."""
-        flat = torch.cat([rows.flatten() for rows in self._rectangles])
-        place = torch.empty(sum(self.lengths), dtype=torch.int64, device=self.device)
-        # Where padding repeats a token, the smallest place is the real one.
-        return place.fill_(len(flat)).scatter_reduce(
-            0, flat, torch.arange(len(flat), device=self.device), "amin"
-        )
+        flat = torch.cat([rows for _, rows in self._rectangles])
+        places = torch.arange(len(flat), device=self.device)
+        real = torch.zeros(sum(self.lengths), dtype=torch.int64, device=self.device)
+        # Where padding repeats a token, its first place is the real one.
+        return real.scatter_reduce(0, flat, places, "amin", include_self=False)
 
 
-def _rectangle(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None) -> Tensor:
-    """Causal attention of [S, L, heads, D] within each of the S rows."""
-    return sdpa(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=scale, causal=True).transpose(
-        1, 2
-    )
+def _rectangle(q: Tensor, k: Tensor, v: Tensor, *, shape: tuple[int, int], scale: float | None) -> Tensor:
+    """Causal attention within each of the S rows of L tokens; all tensors are [S * L, heads, D]."""
+    q, k, v = (x.view(*shape, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+    return sdpa(q, k, v, scale=scale, causal=True).transpose(1, 2).flatten(0, 1)
 
 
 def _groups(lengths: tuple[int, ...]) -> list[list[int]]:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tokensweep.models.protocol import Progress
+from tokensweep.models.store import check_folder
 from tokensweep.problems.protocol import ProblemSource
 from tokensweep.registry import component
 
@@ -26,15 +27,17 @@ class HfModel:
     commit: str = ""  # 40 hex digits; hub only: a branch moves, so it identifies nothing
     chat: bool = True  # prompts go through the tokenizer's chat template
 
-    def revision(self, *, data: ProblemSource) -> str:
-        """For a folder the hash of its files, for the hub the commit. Raises ValueError for an unusable path."""
-        if self._folder() is not None:
+    def revision(self, *, data: ProblemSource | None) -> str:
+        """Hash of the folder's files, or the hub's commit. Raises ValueError for an unusable path."""
+        if self._is_folder():
             return f"hf-{_folder_hash(self._check_folder())}"
         return f"{self.path}@{self._check_hub()}"
 
-    def materialise(self, *, data: ProblemSource, cache: Path, progress: Progress | None = None) -> Path:
+    def materialise(
+        self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None
+    ) -> Path:
         """The folder itself, or the repository at its commit, downloaded into ``cache``."""
-        if self._folder() is not None:
+        if self._is_folder():
             return self._check_folder()
         from huggingface_hub import snapshot_download  # slow to import, and needed for the hub only
 
@@ -44,31 +47,18 @@ class HfModel:
             snapshot_download(self.path, revision=commit, local_dir=target, allow_patterns=list(_CONTENT))
         )
 
-    def _folder(self) -> Path | None:
-        """The path if it means a folder rather than a hub id."""
+    def _is_folder(self) -> bool:
+        """Whether the path means a folder rather than a hub id."""
         if not self.path:
             raise ValueError(
-                "model=hf has no model: give model.path=FOLDER, or model.path=OWNER/NAME and model.commit"
+                "model=hf has no model: give model.path=FOLDER, or model.path=OWNER/NAME with model.commit"
             )
-        path = Path(self.path)
-        return path if path.is_absolute() or not _HUB_ID.fullmatch(self.path) else None
+        return Path(self.path).is_absolute() or not _HUB_ID.fullmatch(self.path)
 
     def _check_folder(self) -> Path:
-        folder = Path(self.path)
-        if not folder.is_absolute() or not folder.is_dir():
-            raise ValueError(
-                f"model.path must be an absolute folder or a hub id OWNER/NAME, got {self.path!r}"
-            )
-        for pattern, what in (
-            ("config.json", "config.json"),
-            ("*.safetensors", "weights (*.safetensors)"),
-            ("tokenizer*", "tokenizer"),
-        ):
-            if not any(folder.glob(pattern)):
-                raise ValueError(
-                    f"{folder} must hold a Hugging Face model, but has no {what}: save it there too"
-                )
-        return folder
+        if not Path(self.path).is_absolute():
+            raise ValueError(f"model.path must be absolute or a hub id OWNER/NAME, got {self.path!r}")
+        return check_folder(Path(self.path))
 
     def _check_hub(self) -> str:
         if not _COMMIT.fullmatch(self.commit):

@@ -1,11 +1,12 @@
 """The policy: a causal language model from a folder, with a packed forward for the trainer.
 
-The vocabulary head stays outside: ``hidden`` gives the states before it and ``head_weight`` the matrix, so that
-the loss never forms a table of tokens by vocabulary.
+The vocabulary head stays outside: ``hidden`` gives the states before it and ``head_weight`` the matrix, so
+that the loss never forms a table of tokens by vocabulary.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokensweep.models.attention import ATTENTION, Layout, Packed
+from tokensweep.models.store import check_folder
 
 _PROBE_TOLERANCE = 1e-3  # of the largest logit: float32 noise is about 1e-6, a cap or scale far above
+_HALF_TOLERANCE = 0.05  # half precision rounds coarsely
 
 # A mask of four dimensions is handed on by transformers as it is; with a layout nobody reads it.
 _NO_MASK = (1, 1, 1, 1)
@@ -24,17 +27,16 @@ _NO_MASK = (1, 1, 1, 1)
 class Policy:
     """A model with tokenizer whose logits are ``hidden @ head_weight.T``.
 
-    Raises ValueError for a folder without config or tokenizer, for models that do something else to their logits
-    (soft capping, scaling, a head bias), that see only a window, or that bring their own attention.
+    Raises ValueError for a folder without config or tokenizer, and for models that do something else to their
+    logits (soft capping, scaling, a head bias), that see only a window, or that bring their own attention.
     """
 
     def __init__(
         self, folder: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
     ) -> None:
-        _check_folder(folder)
+        check_folder(folder)
         self.device = torch.device(device)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        # Loaded first with its own attention: a model class that ignores the registry could not be told apart later.
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         _check_attention(model, folder)
         model.set_attn_implementation(ATTENTION)
@@ -61,7 +63,7 @@ class Policy:
     def hidden(self, token_ids: Tensor, cu_seqlens: Tensor) -> Tensor:
         """States before the head [M, H] of sequences packed one behind the other, with gradient.
 
-        ``token_ids`` [M] int64; ``cu_seqlens`` [S+1] int64 or int32 are the bounds of the S sequences, from 0 to M.
+        ``token_ids`` [M] int64; ``cu_seqlens`` [S+1] integers are the bounds of the S sequences, from 0 to M.
         Row i is the state after token i, so it predicts token i + 1 of the same sequence.
         """
         bounds = cu_seqlens.tolist()
@@ -69,14 +71,14 @@ class Policy:
             raise ValueError(
                 f"cu_seqlens must run from 0 to {len(token_ids)} tokens, got {bounds[:1]} to {bounds[-1:]}"
             )
-        lengths = tuple(end - start for start, end in zip(bounds, bounds[1:], strict=False))
+        lengths = tuple(end - start for start, end in pairwise(bounds))
         if min(lengths) < 1:
             raise ValueError("cu_seqlens must increase: a sequence without tokens has no state")
         packed = Packed(lengths, self.device)
         return self.forward(token_ids[None].to(self.device), packed.positions[None], layout=packed)[0]
 
     def forward(self, token_ids: Tensor, positions: Tensor, *, layout: Layout, cache: Any = None) -> Tensor:
-        """States before the head [B, T, H] of token_ids [B, T] at positions [B, T], attended by ``layout``."""
+        """States before the head [B, T, H] of token_ids and positions [B, T], attended by ``layout``."""
         states: Tensor = self.model.base_model(
             input_ids=token_ids,
             position_ids=positions,
@@ -98,17 +100,6 @@ class Policy:
         self.tokenizer.save_pretrained(folder)
 
 
-def _check_folder(folder: Path) -> None:
-    for needed, files in (
-        ("config.json", ("config.json",)),
-        ("a tokenizer", ("tokenizer.json", "tokenizer_config.json")),
-    ):
-        if not any((folder / file).is_file() for file in files):
-            raise ValueError(
-                f"{folder} must hold a Hugging Face model, but has no {needed}: save it there too"
-            )
-
-
 def _check_attention(model: Any, folder: Path) -> None:
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -120,8 +111,8 @@ def _check_attention(model: Any, folder: Path) -> None:
         )
     if not model._supports_attention_backend:
         raise ValueError(
-            f"{folder}: {type(model).__name__} does not take its attention from transformers' AttentionInterface, "
-            "so sequences can not be packed: choose another architecture"
+            f"{folder}: {type(model).__name__} does not take its attention from transformers' "
+            "AttentionInterface, so sequences can not be packed: choose another architecture"
         )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 def encode_prompt(tokenizer: Any, text: str, *, chat: bool, limit: int | None = None) -> tuple[int, ...]:
     """Token ids of a prompt, ready for the first generated token.
 
-    With ``chat`` the text is one user turn of the tokenizer's template. Raises ValueError for a template that is
-    missing, for characters the tokenizer does not know, for an empty prompt and for one above ``limit`` tokens.
+    With ``chat`` the text is one user turn of the tokenizer's template. Raises ValueError for a template that
+    is missing, for characters the tokenizer does not know, for an empty prompt and for one above ``limit``
+    tokens.
     """
     if chat and not getattr(tokenizer, "chat_template", None):
         raise ValueError(

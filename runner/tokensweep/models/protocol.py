@@ -20,10 +20,12 @@ class ModelSource(Protocol):
         """Whether prompts go through the tokenizer's chat template."""
         ...
 
-    def revision(self, *, data: ProblemSource) -> str:
+    def revision(self, *, data: ProblemSource | None) -> str:
         """Identity of the weights that ``materialise`` gives, without building them."""
         ...
 
-    def materialise(self, *, data: ProblemSource, cache: Path, progress: Progress | None = None) -> Path:
-        """A folder with config.json, model.safetensors and tokenizer files; built once and kept in ``cache``."""
+    def materialise(
+        self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None
+    ) -> Path:
+        """A folder with config, safetensors and tokenizer files; built once and kept in ``cache``."""
         ...

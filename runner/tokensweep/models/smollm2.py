@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
 from tokensweep.models.protocol import Progress
 from tokensweep.models.store import build_once
 from tokensweep.problems.protocol import ProblemSource
@@ -36,18 +33,23 @@ class SmolLm2Model:
     dtype: Dtype = Dtype.float32
     chat: bool = True
 
-    def revision(self, *, data: ProblemSource) -> str:
+    def revision(self, *, data: ProblemSource | None) -> str:
         """Package version and number format. Raises ValueError with the command to type if it is missing."""
         try:
             return f"smollm2-{importlib.metadata.version(_DISTRIBUTION)}-{self.dtype}"
         except importlib.metadata.PackageNotFoundError:
             raise ValueError(_EXTRA) from None
 
-    def materialise(self, *, data: ProblemSource, cache: Path, progress: Progress | None = None) -> Path:
+    def materialise(
+        self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None
+    ) -> Path:
         """The folder in ``cache``, dequantised on the first call."""
         return build_once(cache / self.revision(data=data), self._write)
 
     def _write(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
         source = _package_folder()
         model = AutoModelForCausalLM.from_pretrained(
             source,
@@ -62,6 +64,7 @@ class SmolLm2Model:
 def _package_folder() -> Path:
     """Where the weights lie; the package itself is not imported, it would start llama.cpp."""
     spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("gguf") is None:
+    readers = [importlib.util.find_spec(name) for name in ("gguf", "accelerate")]  # transformers needs both
+    if spec is None or not spec.submodule_search_locations or None in readers:
         raise ValueError(_EXTRA)
     return Path(spec.submodule_search_locations[0])

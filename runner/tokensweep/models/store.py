@@ -19,8 +19,8 @@ def fingerprint(*parts: Any) -> str:
 def build_once(target: Path, write: Callable[[Path], None]) -> Path:
     """``target``, built by ``write(folder)`` unless it exists.
 
-    Of several processes one builds and the others wait. A build that was killed leaves only a folder ending in
-    ``.partial``, which the next one replaces; ``target`` is complete whenever it exists.
+    Of several processes one builds and the others wait. A build that was killed leaves only a folder ending
+    in ``.partial``, which the next one replaces; ``target`` is complete whenever it exists.
     """
     if target.is_dir():
         return target
@@ -34,3 +34,19 @@ def build_once(target: Path, write: Callable[[Path], None]) -> Path:
             write(partial)
             partial.rename(target)
     return target
+
+
+def check_folder(folder: Path) -> Path:
+    """``folder`` if it holds config, weights and tokenizer; raises ValueError naming what is missing."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} must be a folder with a Hugging Face model, but does not exist")
+    for pattern, part in (
+        ("config.json", "config"),
+        ("*.safetensors", "weights"),
+        ("tokenizer*", "tokenizer"),
+    ):
+        if not any(folder.glob(pattern)):
+            raise ValueError(
+                f"{folder} must hold a Hugging Face model, but has no {part} ({pattern}): save it there"
+            )
+    return folder

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from typing import Any
 
 from tokensweep.models.characters import EOS, PAD, VOCABULARY, character_tokenizer
 from tokensweep.models.protocol import Progress
 from tokensweep.models.store import build_once, fingerprint
-from tokensweep.models.warmstart import WarmStart, warm_start
 from tokensweep.problems.protocol import Demonstrated, ProblemSource
 from tokensweep.registry import component
 
@@ -33,7 +30,7 @@ class TinyModel:
     head_dim: int = 32
     mlp: int = 288
     seed: int = 0
-    steps: int = 650
+    steps: int = 400
     batch: int = 32
     lr: float = 3e-3  # peak; 20 steps of warm-up, then linear down to a tenth
 
@@ -51,23 +48,22 @@ class TinyModel:
         """Never: the model reads bare prompts."""
         return False
 
-    def revision(self, *, data: ProblemSource) -> str:
+    def revision(self, *, data: ProblemSource | None) -> str:
         """Identity by recipe, as the weights do not exist yet: fields, data and the version of the code."""
-        return f"tiny-{fingerprint(_RECIPE, asdict(self), data.content_hash())}"
+        return f"tiny-{fingerprint(_RECIPE, asdict(self), _demonstrated(data).content_hash())}"
 
-    def materialise(self, *, data: ProblemSource, cache: Path, progress: Progress | None = None) -> Path:
-        """The folder in ``cache``, built on the first call. Raises ValueError for data without demonstrations."""
-        if not isinstance(data, Demonstrated):
-            raise ValueError(
-                f"model=tiny must be warm-started on demonstrations, but {data.name} has none: "
-                "choose data=ops, order or countdown, or another model"
-            )
-        demonstrated = data
+    def materialise(
+        self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None
+    ) -> Path:
+        """The folder in ``cache``, built once. Raises ValueError for data without demonstrations."""
+        source = _demonstrated(data)
         return build_once(
-            cache / self.revision(data=data), lambda folder: self._write(folder, demonstrated, progress)
+            cache / self.revision(data=data), lambda folder: self._write(folder, source, progress)
         )
 
     def _write(self, folder: Path, data: Demonstrated, progress: Progress | None) -> None:
+        from tokensweep.models.warmstart import WarmStart, warm_start
+
         tokenizer = character_tokenizer()
         model = self._random()
         plan = WarmStart(steps=self.steps, batch=self.batch, lr=self.lr, seed=self.seed)
@@ -75,8 +71,11 @@ class TinyModel:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    def _random(self) -> Qwen3ForCausalLM:
+    def _random(self) -> Any:
         """Random weights that depend on the seed alone; the global generator is left as it was."""
+        import torch
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
         config = Qwen3Config(
             vocab_size=len(VOCABULARY),
             hidden_size=self.hidden,
@@ -95,3 +94,14 @@ class TinyModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return Qwen3ForCausalLM(config)
+
+
+def _demonstrated(data: ProblemSource | None) -> Demonstrated:
+    """The data if a model can be warm-started on it."""
+    if isinstance(data, Demonstrated):
+        return data
+    got = "no data" if data is None else f"{data.name}, which has none"
+    raise ValueError(
+        f"model=tiny must be warm-started on demonstrations, got {got}: "
+        "choose data=ops, order or countdown, or another model"
+    )

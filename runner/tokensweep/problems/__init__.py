@@ -1,4 +1,7 @@
-"""Sources of problems with verifiable answers. Importing the package registers the options of the group ``data``."""
+"""Sources of problems with verifiable answers.
+
+Importing the package registers the options of the group ``data``.
+"""
 
 from tokensweep.problems import countdown, jsonl, ops, order
 from tokensweep.problems.protocol import Demonstrated, Grade, Outcome, Problem, ProblemSource

@@ -1,8 +1,8 @@
 """Countdown: reach a target with all the given numbers, each used once.
 
-``3 5 2T16:`` asks for 16; ``3+5=8;8*2=16`` is right. Demonstrations are correct arithmetic in a random order,
-and with probability ``skill`` a search finds one that hits the target. Unlike the other tasks it needs search,
-and a small model's uncertainty is spread over many tokens.
+``3 5 2T16:`` asks for 16; ``3+5=8;8*2=16`` is right. Demonstrations are correct arithmetic in a random
+order, and with probability ``skill`` a search finds one that hits the target. Unlike the other tasks it needs
+search, and a small model's uncertainty is spread over many tokens.
 """
 
 from __future__ import annotations

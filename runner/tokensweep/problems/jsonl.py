@@ -43,8 +43,8 @@ class JsonlProblems:
             raise ValueError(f"held_out must be >= 0 and size >= 1, got {self.held_out} and {self.size}")
         if self.split is Split.test and (self.size or 1) > self.held_out:
             raise ValueError(
-                f"{self.name}: its test split has data.held_out={self.held_out} problems, {self.size} were asked for: "
-                "raise data.held_out, lower eval.held_out, or evaluate on another file (eval=NAME)"
+                f"{self.name}: its test split has data.held_out={self.held_out} problems, {self.size} were "
+                "asked for: raise data.held_out, lower eval.held_out, or evaluate on another file (eval=NAME)"
             )
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
@@ -85,24 +85,28 @@ class JsonlProblems:
         return grade_answer(text, problem.answer, finish_reason=finish_reason)
 
     def _problems(self) -> tuple[Problem, ...]:
-        problems = _load(_file(self.path, self.name))
-        if self.num_problems is not None and len(problems) != self.num_problems:
-            raise ValueError(
-                f"{self.name} must have {self.num_problems} problems, got {len(problems)} in {self.path}: "
-                "fetch the file again, or set data.num_problems to what it should hold"
-            )
-        return self._of_split(problems)
+        file = _file(self.path, self.name)
+        stat = file.stat()
+        return _of_split(self, file, stat.st_size, stat.st_mtime_ns)
 
-    def _of_split(self, problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
-        """The problems of this split in the order of the file."""
-        if self.held_out >= len(problems):
-            raise ValueError(
-                f"{self.name}: held_out must leave problems to train on, got {self.held_out} of {len(problems)}"
-            )
-        ordered = sorted(problems, key=lambda problem: hashlib.sha256(problem.id.encode()).digest())
-        test = {problem.id for problem in ordered[: self.held_out]}
-        wanted = [problem for problem in problems if (problem.id in test) == (self.split is Split.test)]
-        return tuple(wanted[: self.size])
+
+@lru_cache(maxsize=16)
+def _of_split(source: JsonlProblems, file: Path, size: int, changed: int) -> tuple[Problem, ...]:
+    """The problems of the source's split in file order; size and time of change only key the cache."""
+    problems = _read(file, size, changed)
+    if source.num_problems is not None and len(problems) != source.num_problems:
+        raise ValueError(
+            f"{source.name} must have {source.num_problems} problems, got {len(problems)} in {file}: "
+            "fetch the file again, or set data.num_problems to what it should hold"
+        )
+    if source.held_out >= len(problems):
+        raise ValueError(
+            f"{source.name}: held_out must leave some to train on, got {source.held_out} of {len(problems)}"
+        )
+    ordered = sorted(problems, key=lambda problem: hashlib.sha256(problem.id.encode()).digest())
+    test = {problem.id for problem in ordered[: source.held_out]}
+    wanted = [problem for problem in problems if (problem.id in test) == (source.split is Split.test)]
+    return tuple(wanted[: source.size])
 
 
 def _file(path: str, name: str) -> Path:
@@ -120,12 +124,6 @@ def _file(path: str, name: str) -> Path:
             f"{name} must be a JSONL file, but {path} is none: correct data.path or fetch the file"
         )
     return file
-
-
-def _load(file: Path) -> tuple[Problem, ...]:
-    """The validated rows of the file, read again only after it has changed."""
-    stat = file.stat()
-    return _read(file, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)

@@ -27,7 +27,7 @@ def apply(operation: str, a: int, b: int) -> int:
 @component("data", "ops")
 @dataclass(frozen=True)
 class Ops(ProceduralTask):
-    """Chains of ``steps`` operations. Right is a chain of that many well-formed steps ending in the right digit."""
+    """Chains of ``steps`` operations; right is a chain of that many steps that ends in the right digit."""
 
     steps: int = 4
     skill: float = 0.5  # chance that a demonstration looks the operation up instead of guessing

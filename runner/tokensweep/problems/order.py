@@ -22,7 +22,7 @@ _MAX_STEPS = 10  # an operator is named by one digit
 @component("data", "order")
 @dataclass(frozen=True)
 class Order(ProceduralTask):
-    """Expressions with ``steps`` operators. Right is one well-formed step per operator and the right last digit."""
+    """Expressions with ``steps`` operators; right is one step per operator and the right digit at the end."""
 
     steps: int = 4
     skill: float = 0.0  # chance that a demonstration picks an operator that may be reduced now

@@ -48,8 +48,8 @@ class ProceduralTask:
             raise ValueError(f"size must be at least 1, got {self.size}")
         if self.max_tokens < self.longest():
             raise ValueError(
-                f"max_tokens must be at least {self.longest()}, the longest demonstration of {self.name} with its "
-                f"end token, got {self.max_tokens}: raise data.max_tokens or make the problems smaller"
+                f"max_tokens must be at least {self.longest()} for {self.name}, whose longest demonstration "
+                f"has as many, got {self.max_tokens}: raise data.max_tokens or make the problems smaller"
             )
 
     @property
@@ -112,8 +112,8 @@ def _problems(task: ProceduralTask) -> tuple[Problem, ...]:
             stale += 1
             if stale > _PATIENCE:
                 raise ValueError(
-                    f"{task.name} has only about {len(found)} distinct {task.split} problems, {task.size} were asked "
-                    "for: lower data.size or make the problems larger"
+                    f"{task.name} has only about {len(found)} distinct {task.split} problems, but "
+                    f"{task.size} were asked for: lower data.size or make the problems larger"
                 )
             continue
         found[prompt], stale = answer, 0

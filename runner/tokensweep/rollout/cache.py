@@ -15,7 +15,7 @@ from tokensweep.models.attention import sdpa
 class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     """Keys and values of every layer in fixed storage [rows, kv_heads, capacity, D].
 
-    A forward writes its T new positions behind the ``filled`` ones; the engine moves ``filled`` on afterwards.
+    A forward writes its T new positions behind the ``filled`` ones; the engine then moves ``filled`` on.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tokensweep.models.policy import Policy
 from tokensweep.registry import component
 from tokensweep.rollout.protocol import Progress, Request, Rollout
+
+if TYPE_CHECKING:
+    from tokensweep.models.policy import Policy
 
 
 @component("rollout", "fake")

@@ -1,19 +1,20 @@
 """The one interface of all rollout engines.
 
-Randomness comes with the request: one uniform number per position from a stream that ``seed`` alone decides, so a
-request gets the same completion in any batch (up to float noise) and after any interruption.
+Randomness comes with the request: one uniform number per position from a stream that ``seed`` alone decides,
+so a request gets the same completion in any batch (up to float noise) and after any interruption.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokensweep.models.policy import Policy
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from tokensweep.models.policy import Policy
 
 FinishReason = Literal["stop", "length"]
 Progress = Callable[[int], None]  # completions that have just ended
@@ -81,5 +82,5 @@ class Engine(Protocol):
 
 
 def uniforms(seed: int, count: int) -> NDArray[np.float64]:
-    """The first ``count`` numbers in [0, 1) of the stream of ``seed``; a longer one begins with the shorter."""
+    """The first ``count`` numbers in [0, 1) of the stream of ``seed``: asking for more only appends."""
     return np.random.Generator(np.random.Philox(key=seed)).random(count)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
-from tokensweep.models.policy import Policy
 from tokensweep.registry import component
 from tokensweep.rollout.protocol import Progress, Request, Rollout, SamplingSpec
 from tokensweep.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from tokensweep.models.policy import Policy
 
 
 @component("rollout", "hf")
@@ -86,6 +87,8 @@ class HfEngine:
 
 def _generation(policy: Policy, sampling: SamplingSpec) -> Any:
     """Our sampling in transformers' words, with every other filter off."""
+    from transformers import GenerationConfig
+
     drawing: dict[str, Any] = {"do_sample": False}
     if sampling.temperature > 0:
         filters = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}

@@ -9,7 +9,7 @@ from tokensweep.rollout.protocol import SamplingSpec
 
 
 def sampler_logprobs(logits: Tensor, sampling: SamplingSpec) -> Tensor:
-    """Log-probabilities [B, V] of the distribution that tokens are drawn from, float32; excluded tokens are -inf.
+    """Log-probabilities [B, V] float32 of the distribution tokens are drawn from; -inf where excluded.
 
     Temperature first, then top-k, then top-p on what is left, renormalised. At temperature 0 the model's own.
     """
@@ -26,7 +26,7 @@ def sampler_logprobs(logits: Tensor, sampling: SamplingSpec) -> Tensor:
 
 
 def draw(logprobs: Tensor, uniform: Tensor) -> Tensor:
-    """Tokens [B] int64 at which the cumulative probability of logprobs [B, V] first exceeds uniform [B] float64.
+    """Tokens [B] where the cumulative probability of logprobs [B, V] first exceeds uniform [B] float64.
 
     Tokens of probability zero are never drawn. The order is that of the vocabulary, so float noise in the
     logits moves a draw only when ``uniform`` lies within that noise of a boundary.
