@@ -1,0 +1,214 @@
+"""Evaluation: every sample is drawn once, and the rates are those of the rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokensweep.evaluate import EvalSpec, Subject, Summary, evaluate
+from tokensweep.models.policy import Policy
+from tokensweep.problems import Grade, Outcome, Problem
+from tokensweep.rollout import Request, Rollout, SamplingSpec
+from tokensweep.rollout.fake import FakeEngine
+from tokensweep_analysis.samples import read_samples
+
+_SUBJECT = Subject(run_id="run", config_hash="abc", seed=7)
+_SAMPLING = SamplingSpec(max_tokens=4)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """``size`` prompts; "1" is right, "2" wrong, "?" breaks the grader, anything else holds no answer."""
+
+    size: int = 3
+
+    name = "digits"
+    grader = "digits/1"
+    max_tokens = 4
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int, /) -> Problem:
+        return Problem(id=f"q{index}", prompt=f"{index}=", answer="1")
+
+    def check(self) -> None:
+        return
+
+    def content_hash(self) -> str:
+        return "digits"
+
+    def prompt_text(self, problem: Problem) -> str:
+        return problem.prompt
+
+    def grade(self, problem: Problem, text: str, finish_reason: str) -> Grade:
+        outcomes = {"1": Outcome.correct, "2": Outcome.wrong, "?": Outcome.error}
+        outcome = Outcome.truncated if finish_reason == "length" else outcomes.get(text, Outcome.no_answer)
+        return Grade(outcome=outcome, extracted=text if text in "12" else None, rule="whole")
+
+
+class Counting(FakeEngine):
+    """Keeps the seeds of everything it was asked for, and may fail after some calls."""
+
+    def __init__(self, policy: Policy, *, texts: tuple[str, ...] = ("1", "2"), calls: int = 99) -> None:
+        super().__init__(texts)
+        self.load(policy, version=0)
+        self.seeds: list[int] = []
+        self.calls = calls
+
+    def generate(
+        self, requests: Sequence[Request], *, progress: Callable[[int], None] | None = None
+    ) -> list[Rollout]:
+        if self.calls == 0:
+            raise KeyboardInterrupt
+        self.calls -= 1
+        self.seeds += [request.seed for request in requests]
+        return super().generate(requests, progress=progress)
+
+
+def spec(*, num_samples: int = 4, k: tuple[int, ...] = (1, 2), **changes: Any) -> EvalSpec:
+    given: dict[str, Any] = {"suite": "digits", "eval_id": "e1", "revision": "r1", "step": 20, "seed": 0}
+    given |= {"sampling": _SAMPLING, "decode_hash": "d1"} | changes
+    return EvalSpec(num_samples=num_samples, k=k, **given)
+
+
+def run(policy: Policy, folder: Path, *, engine: FakeEngine, spec: EvalSpec, **options: Any) -> Summary:
+    return evaluate(policy, engine, Digits(), spec, out_dir=folder, subject=_SUBJECT, chat=False, **options)
+
+
+def test_the_rates_are_those_of_the_samples(tmp_path: Path, policy: Policy) -> None:
+    summary = run(policy, tmp_path, engine=Counting(policy), spec=spec())
+    rows = read_samples([tmp_path])
+    counts = [int((rows[rows.question_id == f"q{i}"].grade == "correct").sum()) for i in range(3)]
+    assert summary.avg == pytest.approx(sum(counts) / 12)
+    assert summary.pass_at[1] == pytest.approx(sum(counts) / 12)
+    # pass@2 of 4 samples: 1 - C(wrong, 2) / C(4, 2), with C(w, 2) = w (w - 1) / 2 and C(4, 2) = 6.
+    expected = [1 - (4 - c) * (3 - c) / 2 / 6 for c in counts]
+    assert summary.pass_at[2] == pytest.approx(sum(expected) / 3)
+    assert 0 < summary.avg < 1
+    assert (summary.problems, summary.num_samples) == (3, 4)
+    assert (summary.length_mean, summary.length_max) == (2.0, 2)  # one character and the end token
+
+
+def test_errors_and_missing_answers_count_as_wrong_and_are_reported(tmp_path: Path, policy: Policy) -> None:
+    errors = run(policy, tmp_path / "a", engine=Counting(policy, texts=("?",)), spec=spec())
+    assert (errors.avg, errors.error_fraction, errors.no_answer_fraction) == (0.0, 1.0, 0.0)
+    silent = run(policy, tmp_path / "b", engine=Counting(policy, texts=("9",)), spec=spec())
+    assert (silent.avg, silent.error_fraction, silent.no_answer_fraction) == (0.0, 0.0, 1.0)
+    assert set(read_samples([tmp_path / "a"]).grader_status) == {"error"}
+
+
+def test_truncated_samples_are_set_apart(tmp_path: Path, policy: Policy) -> None:
+    long = run(policy, tmp_path / "a", engine=Counting(policy, texts=("11111",)), spec=spec())
+    assert (long.avg, long.truncated_fraction, long.avg_completed) == (0.0, 1.0, None)
+    short = run(policy, tmp_path / "b", engine=Counting(policy, texts=("1",)), spec=spec())
+    assert (short.avg, short.truncated_fraction, short.avg_completed) == (1.0, 0.0, 1.0)
+
+
+def test_a_finished_evaluation_draws_nothing_again(tmp_path: Path, policy: Policy) -> None:
+    first = run(policy, tmp_path, engine=Counting(policy), spec=spec())
+    again = Counting(policy)
+    assert run(policy, tmp_path, engine=again, spec=spec()) == first
+    assert again.seeds == []
+
+
+def test_an_interrupted_evaluation_continues_where_it_was(
+    tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokensweep.evaluate._SHARD_SAMPLES", 5)
+    whole = run(policy, tmp_path / "whole", engine=Counting(policy), spec=spec())
+    cut, rest = Counting(policy, calls=2), Counting(policy)
+    with pytest.raises(KeyboardInterrupt):
+        run(policy, tmp_path / "cut", engine=cut, spec=spec())
+    assert not (tmp_path / "cut" / "eval.json").exists()
+    assert run(policy, tmp_path / "cut", engine=rest, spec=spec()) == whole
+    assert (len(cut.seeds), len(rest.seeds)) == (10, 2)  # shards of 5, 5 and 2
+    assert not set(cut.seeds) & set(rest.seeds)
+
+
+def test_more_samples_are_added_to_those_that_are_there(tmp_path: Path, policy: Policy) -> None:
+    few, more = Counting(policy), Counting(policy)
+    run(policy, tmp_path / "grown", engine=few, spec=spec(num_samples=2))
+    grown = run(policy, tmp_path / "grown", engine=more, spec=spec(num_samples=6))
+    assert (len(few.seeds), len(more.seeds)) == (6, 12)
+    assert len({*few.seeds, *more.seeds}) == 18
+    assert grown == run(policy, tmp_path / "at_once", engine=Counting(policy), spec=spec(num_samples=6))
+    assert sorted(read_samples([tmp_path / "grown"]).sample_idx.unique()) == list(range(6))
+
+
+def test_fewer_samples_are_the_first_ones(tmp_path: Path, policy: Policy) -> None:
+    run(policy, tmp_path / "large", engine=Counting(policy), spec=spec(num_samples=6))
+    fewer = run(policy, tmp_path / "large", engine=Counting(policy), spec=spec(num_samples=2))
+    assert fewer == run(policy, tmp_path / "small", engine=Counting(policy), spec=spec(num_samples=2))
+
+
+def test_two_policies_are_compared_under_the_same_seeds(tmp_path: Path, policy: Policy) -> None:
+    one, other = Counting(policy), Counting(policy)
+    run(policy, tmp_path / "one", engine=one, spec=spec(step=20))
+    run(policy, tmp_path / "other", engine=other, spec=spec(step=40, eval_id="e2"))
+    assert one.seeds == other.seeds
+
+
+def test_another_evaluation_seed_gives_other_samples(tmp_path: Path, policy: Policy) -> None:
+    one, other = Counting(policy), Counting(policy)
+    run(policy, tmp_path / "one", engine=one, spec=spec(seed=0))
+    run(policy, tmp_path / "other", engine=other, spec=spec(seed=1))
+    assert not set(one.seeds) & set(other.seeds)
+
+
+def test_samples_of_another_decoding_are_refused(tmp_path: Path, policy: Policy) -> None:
+    run(policy, tmp_path, engine=Counting(policy), spec=spec())
+    with pytest.raises(ValueError, match="holds samples with decode_hash d1, this evaluation has d2"):
+        run(policy, tmp_path, engine=Counting(policy), spec=spec(decode_hash="d2"))
+
+
+def test_samples_of_other_problems_are_refused(tmp_path: Path, policy: Policy) -> None:
+    run(policy, tmp_path, engine=Counting(policy), spec=spec())
+    with pytest.raises(ValueError, match="holds samples with benchmark_revision r1"):
+        run(policy, tmp_path, engine=Counting(policy), spec=spec(revision="r2"))
+
+
+def test_pass_at_k_beyond_the_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match="pass@8 needs at least 8 samples per problem, got 4"):
+        spec(num_samples=4, k=(1, 8))
+
+
+def test_a_row_says_whose_sample_it_is(tmp_path: Path, policy: Policy) -> None:
+    run(policy, tmp_path, engine=Counting(policy, texts=("1",)), spec=spec())
+    row = read_samples([tmp_path]).iloc[0].to_dict()
+    assert {key: row[key] for key in ("run_id", "config_hash", "seed", "step", "benchmark")} == {
+        "run_id": "run",
+        "config_hash": "abc",
+        "seed": 7,
+        "step": 20,
+        "benchmark": "digits",
+    }
+    assert (row["question_id"], row["sample_idx"], row["text"], row["extracted"]) == ("q0", 0, "1", "1")
+    assert (row["n_prompt_tokens"], row["n_output_tokens"], row["finish_reason"]) == (2, 2, "stop")
+
+
+def test_eval_json_holds_the_summary(tmp_path: Path, policy: Policy) -> None:
+    summary = run(policy, tmp_path, engine=Counting(policy), spec=spec())
+    stored = json.loads((tmp_path / "eval.json").read_text())
+    assert stored["summary"]["avg"] == summary.avg
+    assert stored["summary"]["pass_at"] == {str(k): value for k, value in summary.pass_at.items()}
+    assert (stored["eval_id"], stored["num_samples"]) == ("e1", 4)
+
+
+def test_progress_counts_the_samples_that_were_there_before(tmp_path: Path, policy: Policy) -> None:
+    run(policy, tmp_path, engine=Counting(policy), spec=spec(num_samples=2))
+    heard: list[tuple[int, int]] = []
+    run(
+        policy,
+        tmp_path,
+        engine=Counting(policy),
+        spec=replace(spec(), num_samples=4),
+        progress=lambda done, total: heard.append((done, total)),
+    )
+    assert heard[-1] == (12, 12)
+    assert heard[0][0] > 6
