@@ -12,8 +12,6 @@ from tokensweep.files import write_json
 from tokensweep.ledger import Attempt
 from tokensweep_analysis.samples import write_samples
 
-MakeRun = Callable[..., dict[str, Any]]
-
 
 def sample_row(**changes: Any) -> dict[str, Any]:
     """A correct sample with any column changed."""
@@ -43,6 +41,26 @@ def sample_row(**changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
+def write_plan(
+    store: Path,
+    run_id: str,
+    *,
+    num_samples: int = 4,
+    seed: int = 0,
+    k: Sequence[int] = (1, 4),
+    suite: str = "ops",
+) -> Path:
+    """The folder of a run that nobody has started yet."""
+    folder = store / "runs" / run_id
+    entry = {"suite": suite, "eval_id": f"e-{run_id}", "num_samples": num_samples, "k": list(k)}
+    ratio = {"_component_": "method/ratio/holder", "p": 2.0}
+    identity = {"seed": seed, "batch": {"prompts": 8}, "method": {"ratio": ratio}}
+    plan = {"run_id": run_id, "code_sha": "abc123", "identity": identity, "evals": [entry]}
+    write_json(folder / "plan.json", plan)
+    write_json(folder / "config.json", {"seed": seed, "batch": {"prompts": 8}})
+    return folder
+
+
 def write_run(
     store: Path,
     run_id: str,
@@ -56,13 +74,7 @@ def write_run(
     steps: int = 4,
 ) -> None:
     """A finished run whose question i has ``correct[i]`` of ``num_samples`` samples correct."""
-    folder = store / "runs" / run_id
-    entry = {"suite": suite, "eval_id": f"e-{run_id}", "num_samples": num_samples, "k": list(k)}
-    identity = {"seed": seed, "batch": {"prompts": 8}, "method": {"ratio": {"p": 2.0}}}
-    write_json(
-        folder / "plan.json", {"run_id": run_id, "code_sha": "abc123", "identity": identity, "evals": [entry]}
-    )
-    write_json(folder / "config.json", {"seed": seed, "batch": {"prompts": 8}})
+    folder = write_plan(store, run_id, num_samples=num_samples, seed=seed, k=k, suite=suite)
     rows = [
         sample_row(
             run_id=run_id,
@@ -119,7 +131,8 @@ def store(tmp_path: Path) -> Path:
     write_run(tmp_path, "a1", correct=[4, 1, 1], seed=1)
     write_run(tmp_path, "t0", correct=[4, 3, 1], seed=0)
     write_run(tmp_path, "t1", correct=[4, 2, 1], seed=1)
-    with Attempt.open(tmp_path / "runs" / "t2") as attempt:
+    write_plan(tmp_path, "t3", seed=3)
+    with Attempt.open(write_plan(tmp_path, "t2", seed=2)) as attempt:
         attempt.failed(RuntimeError("loss is NaN at step 3 | batch [7]\nsecond line"))
     write_sweep(
         tmp_path,
@@ -133,3 +146,21 @@ def store(tmp_path: Path) -> Path:
         ],
     )
     return tmp_path
+
+
+@pytest.fixture
+def make_run() -> Callable[..., None]:
+    """:func:`write_run`, for tests that need runs of their own."""
+    return write_run
+
+
+@pytest.fixture
+def make_sweep() -> Callable[..., None]:
+    """:func:`write_sweep`, for tests that need a sweep of their own."""
+    return write_sweep
+
+
+@pytest.fixture
+def make_row() -> Callable[..., dict[str, Any]]:
+    """:func:`sample_row`, for tests that write samples."""
+    return sample_row

@@ -1,0 +1,284 @@
+"""MLflow shows what the run folders say, however often and from wherever it is synced."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokensweep.ledger import Attempt
+from tokensweep.mlflow_client import Client, connect, redacted
+from tokensweep.sync import ADHOC, check_uri, flatten, legal_name, sync_all, sync_runs, sync_sweep
+from tokensweep_analysis.report import write_report
+from tokensweep_analysis.tables import compare
+
+Make = Callable[..., None]
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy:DeprecationWarning",  # mlflow 3.17 with sqlalchemy 2.1
+    "ignore::ResourceWarning",  # mlflow keeps its connections until the process ends
+)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database as the first sync makes it: MLflow's migrations take seconds, so tests copy this one."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect(_uri(path), artifacts=path.parent / "mlartifacts")
+    return path
+
+
+@pytest.fixture
+def uri(store: Path, migrated: Path) -> str:
+    shutil.copy(migrated, store / "mlflow.db")
+    return _uri(store / "mlflow.db")
+
+
+def _uri(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def _runs(uri: str, experiment: str = "demo") -> dict[str, Any]:
+    """MLflow runs by the run folder they show."""
+    client = _client(uri)
+    return {run.data.tags["tokensweep.run_id"]: run for run in client.runs(client.experiment(experiment))}
+
+
+def _client(uri: str) -> Client:
+    return connect(uri, artifacts=Path("unused"))
+
+
+def _state(uri: str) -> dict[str, Any]:
+    """Everything that MLflow shows: parameters, tags, states and whole metric histories."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    return {
+        key: (
+            run.info.run_id,
+            run.info.status,
+            run.info.end_time,
+            run.data.params,
+            run.data.tags,
+            {
+                name: [
+                    (p.step, p.value, p.timestamp) for p in client.get_metric_history(run.info.run_id, name)
+                ]
+                for name in run.data.metrics
+            },
+            [file.path for file in client.list_artifacts(run.info.run_id)],
+        )
+        for key, run in _runs(uri).items()
+    }
+
+
+def test_a_finished_run_shows_its_identity_metrics_and_results(store: Path, uri: str) -> None:
+    report = sync_sweep(store, "demo", uri=uri)
+    run = _runs(uri)["a0"]
+    assert run.data.params == {
+        "seed": "0",
+        "batch.prompts": "8",
+        "method.ratio": "method/ratio/holder",
+        "method.ratio.p": "2.0",
+    }
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "ops all seed 0")
+    assert {key: run.data.tags[key] for key in ("sweep", "arm", "kind", "status", "attempt")} == {
+        "sweep": "demo",
+        "arm": "all",
+        "kind": "train",
+        "status": "finished",
+        "attempt": "0",
+    }
+    assert run.data.metrics["reward"] == pytest.approx(0.4)
+    # 4, 2, 0 correct of 4: pass@1 = 6 / 12, pass@4 = 2 / 3.
+    assert run.data.metrics["final/ops/pass_at_1"] == pytest.approx(0.5)
+    assert run.data.metrics["final/ops/pass_at_4"] == pytest.approx(2 / 3)
+    # Four runs with 4 steps x 3 metrics and 7 results; the failed run has neither.
+    assert (report.runs, report.points, report.problems, report.delayed) == (5, 4 * (12 + 7), (), "")
+
+
+def test_syncing_twice_changes_nothing(store: Path, uri: str) -> None:
+    write_report(compare(store, "demo"), store / "sweeps" / "demo" / "report")
+    sync_sweep(store, "demo", uri=uri)
+    before = _state(uri)
+    assert sync_sweep(store, "demo", uri=uri).points == 0
+    assert _state(uri) == before
+
+
+def test_points_that_were_sent_before_a_crash_are_not_doubled(store: Path, uri: str) -> None:
+    sync_sweep(store, "demo", uri=uri)
+    before = _state(uri)["a0"][5]["reward"]
+    run = _runs(uri)["a0"]
+    _client(uri).log(
+        run.info.run_id, tags={"tokensweep.synced_step": "0"}
+    )  # as if the sync had died before it
+    sync_sweep(store, "demo", uri=uri)
+    assert _state(uri)["a0"][5]["reward"] == before
+
+
+def test_an_empty_database_is_filled_from_the_folders_alone(store: Path, uri: str, migrated: Path) -> None:
+    sync_sweep(store, "demo", uri=uri)
+    shutil.copy(migrated, store / "other.db")
+    sync_all(store, uri=_uri(store / "other.db"))
+    again = _runs(_uri(store / "other.db"))
+    for key, run in _runs(uri).items():
+        assert (again[key].data.params, again[key].data.metrics) == (run.data.params, run.data.metrics)
+
+
+def test_only_durable_steps_are_shown_and_a_dead_process_is_not_running(store: Path, uri: str) -> None:
+    with Attempt.open(store / "runs" / "t3") as attempt:
+        for step in (1, 2, 3):
+            attempt.metrics(step, {"reward": 0.1 * step})
+        attempt.event("checkpoint", step=2)
+        sync_sweep(store, "demo", uri=uri)
+        run = _runs(uri)["t3"]
+        assert (run.info.status, run.data.metrics["reward"]) == ("RUNNING", pytest.approx(0.2))
+    sync_sweep(store, "demo", uri=uri)  # closed without a word, as when it is killed
+    assert _runs(uri)["t3"].info.status == "KILLED"
+
+
+def test_a_retried_run_goes_from_failed_to_finished_in_the_same_mlflow_run(store: Path, uri: str) -> None:
+    sync_sweep(store, "demo", uri=uri)
+    failed = _runs(uri)["t2"]
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["error"].startswith("loss is NaN")
+    with Attempt.open(store / "runs" / "t2") as attempt:
+        attempt.metrics(1, {"reward": float("nan")})
+        attempt.event("trained", step=1)
+        attempt.event("finished")
+    sync_sweep(store, "demo", uri=uri)
+    run = _runs(uri)["t2"]
+    assert (run.info.run_id, run.info.status, run.data.tags["attempt"]) == (
+        failed.info.run_id,
+        "FINISHED",
+        "1",
+    )
+    assert run.data.tags["error"] == ""
+
+
+def test_the_report_of_the_sweep_is_on_a_run_of_its_own(store: Path, uri: str) -> None:
+    write_report(compare(store, "demo"), store / "sweeps" / "demo" / "report")
+    sync_sweep(store, "demo", uri=uri)
+    run = _runs(uri)["sweep:demo"]
+    assert run.data.tags["kind"] == "sweep"
+    assert run.data.tags["mlflow.note.content"].startswith("# demo")
+    assert sorted(_state(uri)["sweep:demo"][6]) == ["report.md", "sweep.json", "table.csv"]
+
+
+def test_runs_outside_of_a_sweep_go_to_the_adhoc_experiment(store: Path, uri: str, make_run: Make) -> None:
+    make_run(store, "single", correct=[1, 2])
+    sync_all(store, uri=uri)
+    assert list(_runs(uri, ADHOC)) == ["single"]
+    assert sync_runs(store, ["single"], uri=uri).points == 0
+
+
+def test_a_damaged_run_folder_is_reported_and_the_others_are_synced(store: Path, uri: str) -> None:
+    (store / "runs" / "a0" / "plan.json").write_text("{")
+    report = sync_sweep(store, "demo", uri=uri)
+    assert any("plan.json is damaged" in problem for problem in report.problems)
+    assert "a1" in _runs(uri)
+
+
+def test_a_server_that_does_not_answer_delays_the_sync_and_nothing_else(store: Path) -> None:
+    uri = "http://someone:secret@127.0.0.1:9"  # the discard port: nobody listens
+    check_uri(uri)
+    report = sync_sweep(store, "demo", uri=uri)
+    assert report.delayed.startswith("no answer within 5 s")
+    assert "secret" not in str(report)
+
+
+_SYNC = """
+import sys
+from pathlib import Path
+from tokensweep.sync import sync_all
+print(sync_all(Path(sys.argv[1]), uri=sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def processes(store: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts syncs of the store in processes of their own, all to the same missing database."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        arguments = [sys.executable, "-c", _SYNC, str(store), _uri(store / "mlflow.db")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        process = subprocess.Popen(
+            arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_first_syncs_at_once_make_one_database_that_works_and_print_nothing_else(
+    store: Path, processes: Callable[[], subprocess.Popen[str]]
+) -> None:
+    both = [processes(), processes()]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, "")
+        assert out.startswith("5 runs in sqlite:///")
+    assert len(_runs(_uri(store / "mlflow.db"))) == 6
+
+
+@pytest.mark.slow
+def test_a_sync_that_is_killed_while_it_makes_the_database_leaves_none(
+    store: Path, processes: Callable[[], subprocess.Popen[str]]
+) -> None:
+    process = processes()
+    while not list(store.glob(".mlflow.db.*.partial")) and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (store / "mlflow.db").exists()
+    out, _ = processes().communicate(timeout=120)
+    assert out.startswith("5 runs in sqlite:///")
+    assert not list(store.glob(".mlflow.db.*.partial"))
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "sqlite://", "ftp://host", ""])
+def test_a_uri_that_can_never_work_is_refused(uri: str) -> None:
+    with pytest.raises(ValueError, match=r"tracking\.uri must be sqlite:///FILE"):
+        check_uri(uri)
+
+
+def test_an_sqlite_database_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("this is a text and no database")
+    with pytest.raises(ValueError, match=r"text\.db is no sqlite database"):
+        check_uri(_uri(tmp_path / "text.db"))
+    with pytest.raises(ValueError, match="is a folder"):
+        check_uri(_uri(tmp_path))
+    with pytest.raises(ValueError, match="must be a file that can be written"):
+        check_uri(_uri(tmp_path / "text.db" / "mlflow.db"))
+    with pytest.raises(ValueError, match="must be a file that can be written"):
+        check_uri("sqlite:////proc/none/mlflow.db")
+
+
+def test_good_uris_are_taken_without_touching_anything(tmp_path: Path) -> None:
+    for uri in (_uri(tmp_path / "mlflow.db"), "http://127.0.0.1:9", "postgresql+psycopg://user:word@host/db"):
+        check_uri(uri)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_and_passwords_are_made_fit_to_show() -> None:
+    assert legal_name("final/aime25/pass@8") == "final/aime25/pass_at_8"
+    assert legal_name("schedule/p=2") == "schedule/p_2"
+    assert redacted("postgresql://me:word@host:5432/db") == "postgresql://me:***@host:5432/db"
+    assert flatten({"a": {"_component_": "data/ops", "b": {"c": 1}}, "d": [1]}) == {
+        "a": "data/ops",
+        "a.b.c": 1,
+        "d": [1],
+    }

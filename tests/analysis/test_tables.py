@@ -1,0 +1,146 @@
+"""A comparison counts what is complete, pairs what is alike, and hides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tokensweep.ledger import Attempt
+from tokensweep_analysis.intervals import Estimand, arm_estimate, difference_estimate
+from tokensweep_analysis.tables import Row, compare, to_frame
+
+Make = Callable[..., None]
+
+
+def _rows(store: Path) -> dict[str, Row]:
+    return {row.arm: row for row in compare(store, "demo").rows}
+
+
+def test_pass_at_k_is_the_mean_over_questions_and_runs_with_its_interval(store: Path) -> None:
+    # Correct of 4 samples: 4, 2, 0 with seed 0 and 4, 1, 1 with seed 1; pass@4 is 1, 1, 0 and 1, 1, 1.
+    row = _rows(store)["all"]
+    expected = arm_estimate(np.array([[1.0, 0.5, 0.0], [1.0, 0.25, 0.25]])).clipped(0, 1)
+    assert row.pass_at[1] == expected
+    assert row.pass_at[4].value == pytest.approx(5 / 6)
+    assert (row.num_questions, row.num_samples, row.seeds) == (3, 4, (0, 1))
+    assert row.pass_at[1].estimand == Estimand.E4
+
+
+def test_the_difference_to_the_baseline_is_paired_by_seed(store: Path) -> None:
+    rows = _rows(store)
+    own, baseline = [[1.0, 0.75, 0.25], [1.0, 0.5, 0.25]], [[1.0, 0.5, 0.0], [1.0, 0.25, 0.25]]
+    expected = difference_estimate(np.array(own), np.array(baseline), seeds=[0, 1], baseline_seeds=[0, 1])
+    assert rows["top"].difference[1] == expected
+    assert rows["all"].difference == {}
+
+
+def test_failed_and_missing_runs_are_counted_and_listed(store: Path) -> None:
+    comparison = compare(store, "demo")
+    row = comparison.rows[1]
+    assert (row.arm, len(row.seeds), row.num_planned, row.num_failed) == ("top", 2, 4, 1)
+    assert [(t.run_id, t.state) for t in comparison.troubles] == [("t2", "failed"), ("t3", "missing")]
+    assert comparison.troubles[0].error.startswith("loss is NaN at step 3")
+
+
+def test_costs_are_per_run_and_shares_are_means_over_steps(store: Path) -> None:
+    row = _rows(store)["all"]
+    assert (row.kept_fraction, row.generated_tokens) == (pytest.approx(0.2), 400.0)
+    assert row.entropy_kept_fraction is None
+
+
+def test_an_evaluation_that_is_not_in_the_ledger_does_not_count(store: Path, make_run: Make) -> None:
+    make_run(store, "t3", correct=[4, 4, 4], seed=3)
+    ledger = store / "runs" / "t3" / "attempts" / "000" / "events.jsonl"
+    ledger.write_text(
+        "".join(line for line in ledger.read_text().splitlines(True) if "evaluated" not in line)
+    )
+    assert _rows(store)["top"].seeds == (0, 1)
+
+
+def test_samples_beyond_the_completed_number_do_not_count(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    make_run(tmp_path, "a0", correct=[1, 1], num_samples=2, k=(1,))
+    ledger = tmp_path / "runs" / "a0" / "attempts" / "000" / "events.jsonl"
+    ledger.write_text(ledger.read_text().replace('"num_samples":2', '"num_samples":1'))
+    make_sweep(tmp_path, [("all", 0, "a0")])
+    assert (
+        _rows(tmp_path)["all"].pass_at[1].value == 1.0
+    )  # the first sample of each question is the correct one
+
+
+def test_arms_graded_differently_are_not_compared(tmp_path: Path, make_run: Make, make_sweep: Make) -> None:
+    make_run(tmp_path, "a0", correct=[1, 2])
+    make_run(tmp_path, "t0", correct=[2, 3], columns={"grader": "exact 2"})
+    make_sweep(tmp_path, [("all", 0, "a0"), ("top", 0, "t0")])
+    row = _rows(tmp_path)["top"]
+    assert row.difference == {}
+    assert "not comparable: evaluations differ in grader" in row.remark
+    assert row.pass_at[1].value == pytest.approx(5 / 8)
+
+
+def test_runs_of_one_arm_that_were_sampled_differently_are_not_averaged(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    make_run(tmp_path, "a0", correct=[1, 2])
+    make_run(tmp_path, "a1", correct=[2, 3], seed=1, columns={"decode_hash": "warmer"})
+    make_sweep(tmp_path, [("all", 0, "a0"), ("all", 1, "a1")])
+    row = _rows(tmp_path)["all"]
+    assert (row.pass_at, row.remark) == ({}, "not comparable: evaluations differ in decode_hash")
+
+
+def test_one_seed_is_a_claim_about_checkpoints(tmp_path: Path, make_run: Make, make_sweep: Make) -> None:
+    make_run(tmp_path, "a0", correct=[1, 2])
+    make_run(tmp_path, "t0", correct=[2, 4])
+    make_sweep(tmp_path, [("all", 0, "a0"), ("top", 0, "t0")])
+    row = _rows(tmp_path)["top"]
+    assert row.difference[1].estimand == Estimand.E2
+    assert "one training run per arm: the claim is about two checkpoints" in row.remark
+
+
+def test_k_above_the_samples_of_a_run_is_left_out(tmp_path: Path, make_run: Make, make_sweep: Make) -> None:
+    make_run(tmp_path, "a0", correct=[1, 2], num_samples=8, k=(1, 8))
+    make_run(tmp_path, "a1", correct=[1, 2], num_samples=4, k=(1, 4), seed=1)
+    make_sweep(tmp_path, [("all", 0, "a0"), ("all", 1, "a1")])
+    assert list(_rows(tmp_path)["all"].pass_at) == [1, 4]
+    assert list(compare(tmp_path, "demo", ks=[2]).rows[0].pass_at) == [2]
+
+
+def test_a_damaged_run_does_not_hide_the_others(store: Path) -> None:
+    path = next((store / "runs" / "t1").glob("evals/*/samples-000.parquet"))
+    path.write_bytes(b"junk")
+    comparison = compare(store, "demo")
+    assert comparison.rows[1].seeds == (0,)
+    trouble = comparison.troubles[0]
+    assert (trouble.run_id, trouble.state) == ("t1", "unreadable")
+    assert "samples-000.parquet cannot be read" in trouble.error
+
+
+def test_a_run_that_is_still_training_is_listed_as_running(store: Path) -> None:
+    with Attempt.open(store / "runs" / "t3"):
+        assert compare(store, "demo").troubles[-1].state == "running"
+
+
+def test_an_adhoc_sweep_without_baseline_has_no_differences(store: Path, make_sweep: Make) -> None:
+    make_sweep(store, [("p=1", 0, "a0"), ("p=2", 0, "t0")], baseline=None)
+    assert all(row.difference == {} for row in compare(store, "demo").rows)
+
+
+def test_an_unknown_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"sweep\.json is missing"):
+        compare(tmp_path, "demo")
+
+
+def test_the_flat_table_has_a_row_per_arm_and_the_interval_in_columns(store: Path) -> None:
+    columns = to_frame(compare(store, "demo")).to_dict("list")
+    assert columns["arm"] == ["all", "top"]
+    assert columns["pass@1"] == pytest.approx([0.5, 0.625])
+    assert [low < value for low, value in zip(columns["pass@1 low"], columns["pass@1"], strict=True)] == [
+        True,
+        True,
+    ]
+    assert columns["difference@1"] == pytest.approx([np.nan, 0.125], nan_ok=True)
+    assert columns["failed"] == [0, 1]
