@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokensweep.registry import component
 from tokensweep.rollout.protocol import Progress, Request, Rollout, SamplingSpec
+from tokensweep.rollout.stops import StopTexts
 from tokensweep.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class HfEngine:
                 ids.to(policy.device),
                 attention_mask=mask.to(policy.device),
                 generation_config=_generation(policy, sampling),
-                tokenizer=policy.tokenizer if sampling.stop else None,
+                stopping_criteria=_stopping(policy, sampling, width),
             )
         drawn = output.sequences[:, width:]
         logprobs = torch.stack(output.scores, 1).float().log_softmax(-1).gather(-1, drawn[..., None])[..., 0]
@@ -97,11 +98,22 @@ def _generation(policy: Policy, sampling: SamplingSpec) -> Any:
         max_new_tokens=sampling.max_tokens,
         eos_token_id=list(policy.eos_ids),
         pad_token_id=policy.eos_ids[0],
-        stop_strings=list(sampling.stop) or None,
         return_dict_in_generate=True,
         output_scores=True,
         **drawing,
     )
+
+
+def _stopping(policy: Policy, sampling: SamplingSpec, width: int) -> Any:
+    """Stop texts behind prompts of ``width`` tokens; transformers' own fails on small vocabularies."""
+    from transformers import StoppingCriteriaList
+
+    stops = StopTexts(sampling.stop, policy.decode)
+
+    def ended(ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return stops.ended(ids[:, width:].T, torch.arange(len(ids), device=ids.device))
+
+    return StoppingCriteriaList([ended] if sampling.stop else [])
 
 
 def _end(policy: Policy, ids: list[int], stop: tuple[str, ...]) -> int | None:
