@@ -99,7 +99,7 @@ class _LinearTokenStats(torch.autograd.Function):
         squares: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         logprobs, entropy = scales.new_empty(targets.shape), scales.new_empty(targets.shape)
-        log_norm = torch.empty_like(entropy)
+        high, log_sum = torch.empty_like(entropy), torch.empty_like(entropy)
         varentropy = torch.empty_like(entropy) if second else None
         sum_p2 = torch.empty_like(entropy) if squares else None
         for rows in tiles.over_rows(targets.numel()):
@@ -107,21 +107,21 @@ class _LinearTokenStats(torch.autograd.Function):
             for vocab in tiles.over_vocab(weight.shape[0]):
                 logits = _logits(hidden[rows], weight[vocab], scales[rows])
                 fold.add(logits, targets[rows] - vocab.start)
-            log_norm[rows], entropy[rows] = fold.log_norm(), fold.entropy()
-            logprobs[rows] = fold.target - log_norm[rows]
+            high[rows], log_sum[rows], entropy[rows] = fold.high, fold.log_sum(), fold.entropy()
+            logprobs[rows] = (fold.target - high[rows]) - log_sum[rows]
             if varentropy is not None:
                 varentropy[rows] = fold.varentropy()
             if sum_p2 is not None:
                 sum_p2[rows] = fold.sum_p2()
         ctx.set_materialize_grads(False)
         ctx.tiles = tiles
-        ctx.save_for_backward(hidden, weight, targets, scales, log_norm, entropy, varentropy, sum_p2)
+        ctx.save_for_backward(hidden, weight, targets, scales, high, log_sum, entropy, varentropy, sum_p2)
         return logprobs, entropy, varentropy, sum_p2
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, scales, log_norm, entropy, varentropy, sum_p2 = ctx.saved_tensors
+        hidden, weight, targets, scales, high, log_sum, entropy, varentropy, sum_p2 = ctx.saved_tensors
         coefficients = _coefficients(upstream, like=entropy, varentropy=varentropy, sum_p2=sum_p2)
         rows = (coefficients != 0).any(0).nonzero().squeeze(1)
         d_hidden, d_weight = _backward_rows(
@@ -129,7 +129,8 @@ class _LinearTokenStats(torch.autograd.Function):
             weight,
             targets[rows],
             scales[rows],
-            log_norm=log_norm[rows],
+            high=high[rows],
+            log_sum=log_sum[rows],
             entropy=entropy[rows],
             coefficients=coefficients[:, rows],
             second=varentropy is not None,
@@ -146,7 +147,7 @@ class _Fold:
 
     def __init__(self, like: Tensor, *, second: bool, squares: bool) -> None:
         self.target = torch.zeros_like(like)  # logit of the target
-        self._max = torch.full_like(like, -torch.inf)
+        self.high = torch.full_like(like, -torch.inf)
         self._sum = torch.zeros_like(like)  # of e = exp(z - max)
         self._first = torch.zeros_like(like)  # of e (z - max)
         self._second = torch.zeros_like(like) if second else None  # of e (z - max)^2
@@ -157,7 +158,7 @@ class _Fold:
         inside = (targets >= 0) & (targets < logits.shape[1])
         picked = logits.gather(1, targets.clamp(0, logits.shape[1] - 1).unsqueeze(1)).squeeze(1)
         self.target = torch.where(inside, picked, self.target)
-        high = torch.maximum(self._max, logits.amax(1))
+        high = torch.maximum(self.high, logits.amax(1))
         self._move(high)
         logits.sub_(high.unsqueeze(1))
         e = logits.exp()
@@ -170,7 +171,7 @@ class _Fold:
 
     def _move(self, high: Tensor) -> None:
         """Make the sums relative to a new maximum."""
-        shift = torch.where(self._sum > 0, self._max - high, 0.0)
+        shift = torch.where(self._sum > 0, self.high - high, 0.0)
         factor = shift.exp()
         if self._second is not None:
             self._second = factor * (self._second + shift * (2 * self._first + shift * self._sum))
@@ -178,10 +179,10 @@ class _Fold:
         self._sum = factor * self._sum
         if self._squares is not None:
             self._squares = factor**2 * self._squares
-        self._max = high
+        self.high = high
 
-    def log_norm(self) -> Tensor:
-        return self._max + self._sum.log()
+    def log_sum(self) -> Tensor:
+        return self._sum.log()
 
     def entropy(self) -> Tensor:
         return self._sum.log() - self._first / self._sum
@@ -215,7 +216,8 @@ def _backward_rows(
     targets: Tensor,
     scales: Tensor,
     *,
-    log_norm: Tensor,
+    high: Tensor,
+    log_sum: Tensor,
     entropy: Tensor,
     coefficients: Tensor,
     second: bool,
@@ -233,7 +235,8 @@ def _backward_rows(
             _to_gradient(
                 dz,
                 targets[rows] - vocab.start,
-                log_norm=log_norm[rows],
+                high=high[rows],
+                log_sum=log_sum[rows],
                 entropy=entropy[rows],
                 coefficients=coefficients[:, rows],
                 second=second,
@@ -252,7 +255,8 @@ def _to_gradient(
     z: Tensor,
     targets: Tensor,
     *,
-    log_norm: Tensor,
+    high: Tensor,
+    log_sum: Tensor,
     entropy: Tensor,
     coefficients: Tensor,
     second: bool,
@@ -260,7 +264,7 @@ def _to_gradient(
 ) -> None:
     """Overwrite a tile of logits [rows, tile] with the gradient of the loss with respect to it."""
     a, b0, b1, b2, b3 = (c.unsqueeze(1) for c in coefficients)
-    z.sub_(log_norm.unsqueeze(1))
+    z.sub_(high.unsqueeze(1)).sub_(log_sum.unsqueeze(1))  # one by one: their sum has fewer digits
     p = z.exp()
     z.add_(entropy.unsqueeze(1))  # now the c of the module's formula
     z.mul_(b1 + b2 * z if second else b1).add_(b0)

@@ -112,7 +112,9 @@ def equal_rewards_give_no_gradient(method: Method) -> None:
         return
     batch = example_batch()
     batch = replace(batch, rewards=torch.full_like(batch.rewards, 0.1))
-    _, gradient = loss_and_gradient(method, prepare(method, batch), near_old(batch))
+    prepared = prepare(method, batch)
+    every = replace(prepared, active=torch.ones_like(prepared.active))
+    _, gradient = loss_and_gradient(method, every, near_old(batch))
     assert (gradient == 0).all(), "equal rewards must give a gradient of exactly 0"
 
 
