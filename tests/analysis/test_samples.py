@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tokensweep_analysis import samples
 from tokensweep_analysis.samples import SCHEMA, next_file, read_samples, regrade, write_samples
 
 MakeRow = Callable[..., dict[str, Any]]
@@ -74,7 +73,7 @@ def test_a_full_disk_leaves_no_half_written_samples(
         path.write_bytes(b"PAR1 and no more")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(samples.pq, "write_table", full)
+    monkeypatch.setattr(pq, "write_table", full)
     with pytest.raises(
         OSError, match=r"samples-000\.parquet could not be written \(No space left on device\)"
     ):
