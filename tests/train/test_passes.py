@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,9 +212,3 @@ def test_bfloat16_moves_the_logprobs_by_no_more_than_its_rounding(policy: Policy
     rounded = replace(scorer_of(policy), dtype=torch.bfloat16).everywhere(batch, plan=plan)["logprobs"]
     assert rounded.dtype == torch.float32
     assert 0 < float((rounded - exact).abs().max()) < 0.02
-
-
-def test_a_model_in_another_place_of_the_disk_is_the_same_policy(policy: Policy, tmp_path: Path) -> None:
-    policy.save(tmp_path / "copy")
-    again = Policy(tmp_path / "copy")
-    assert torch.equal(again.head_weight, policy.head_weight)
