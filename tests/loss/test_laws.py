@@ -21,7 +21,9 @@ from tokensweep.loss.method import (
     TokenWeight,
 )
 from tokensweep.loss.tables import Batch, View
+from tokensweep.methods.forking_tokens import SelectedMeanMicro
 from tokensweep.methods.grpo import PPOClip
+from tokensweep.methods.holderpo import HolderRatio
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,20 @@ class LogLikelihood(Surrogate):
 
     def clipped(self, view: View, log_ratio: Tensor) -> Tensor:
         return torch.zeros_like(log_ratio, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class LocalHolder(HolderRatio):
+    """Claims to read one token at a time."""
+
+    guarantees: ClassVar[frozenset[Guarantee]] = TOKEN_LOCAL
+
+
+@dataclass(frozen=True)
+class LocalSelectedMean(SelectedMeanMicro):
+    """Claims that a left-out token is not missed in the denominator."""
+
+    guarantees: ClassVar[frozenset[Guarantee]] = TOKEN_LOCAL
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,8 @@ class Writes(TokenWeight):
         ("micro_batches_add_up", {"aggregate": MeanOfMeans()}),
         ("equal_rewards_give_no_gradient", {"surrogate": LogLikelihood()}),
         ("left_out_rows_change_nothing", {"surrogate": LogLikelihood()}),
+        ("left_out_rows_change_nothing", {"ratio": LocalHolder()}),
+        ("left_out_rows_change_nothing", {"aggregate": LocalSelectedMean()}),
         ("extreme_ratios_stay_finite", {"surrogate": Unbounded()}),
         ("order_and_names_do_not_matter", {"advantage": ByPromptNumber()}),
         ("inputs_stay_untouched", {"token_weights": {"writes": Writes()}}),

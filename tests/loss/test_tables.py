@@ -49,6 +49,11 @@ def test_sums_go_from_tokens_to_rollouts_to_prompts() -> None:
     assert batch.by_prompt(by_rollout).tolist() == [10, 11]
 
 
+def test_groups_of_one_reward_are_known() -> None:
+    assert packed().equal_rewards.tolist() == [False, True]
+    assert replace(packed(), rewards=torch.full((3,), 0.1)).equal_rewards.tolist() == [True, True]
+
+
 def test_a_rollout_without_tokens_keeps_its_row() -> None:
     batch = pack(
         [[1], [1]],

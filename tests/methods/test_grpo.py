@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from tokensweep.loss.laws import Policies, example_batch, loss_and_gradient, near_old
 from tokensweep.loss.method import Method
-from tokensweep.loss.objective import prepare
+from tokensweep.loss.objective import micro_loss, prepare
 from tokensweep.loss.tables import Batch, pack
 from tokensweep.methods.grpo import (
     GroupNormalisedAdvantage,
@@ -168,6 +169,16 @@ def test_uniform_allocation_asks_once_and_keeps_everything() -> None:
     uniform = UniformAllocation()
     assert [uniform.wanted(round, kept=0, target=8) for round in range(3)] == [8, 0, 0]
     assert uniform.keep(torch.ones(4))
+
+
+def test_the_divergence_estimate_is_zero_on_policy_and_above_it_otherwise() -> None:
+    # k3 = r - 1 - log r for the tokens of a rollout: 0 at r = 1, else positive
+    batch = batch_of([1, 0], lengths=[2, 2])
+    for ratios, expected in (((1.0,) * 4, 0.0), ((2.0, 1.0, 1.0, 0.5), 1 - math.log(2) - 0.5 + math.log(2))):
+        micro = prepare(GRPO, batch).micro(torch.arange(2))
+        now = policy(*ratios)
+        total, count = micro_loss(GRPO, micro, now.logprobs, now.entropy).metrics["approx_kl"]
+        assert (total.item(), count.item()) == pytest.approx((expected, 4))
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 0.2), (-0.1, 0.2), (0.2, -0.1)])

@@ -132,7 +132,7 @@ class _LinearTokenStats(torch.autograd.Function):
             high=high[rows],
             log_sum=log_sum[rows],
             entropy=entropy[rows],
-            coefficients=coefficients[:, rows],
+            coefficients=coefficients[:, rows] * scales[rows],  # dz is linear in them
             second=varentropy is not None,
             squares=sum_p2 is not None,
             tiles=ctx.tiles,
@@ -242,7 +242,6 @@ def _backward_rows(
                 second=second,
                 squares=squares,
             )
-            dz.mul_(scales[rows].unsqueeze(1))
             d_hidden[rows] += _matmul(dz, weight[vocab])
             if wants_weight:
                 block += _matmul(dz.t(), hidden[rows])

@@ -18,7 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import MAP_SLOTS, SINGLE_SLOTS, Guarantee, Method, build_method
+from tokensweep.loss.method import (
+    MAP_SLOTS,
+    SINGLE_SLOTS,
+    AdvantageShaper,
+    Guarantee,
+    Method,
+    build_method,
+)
 from tokensweep.loss.objective import Prepared, micro_loss, prepare, score
 from tokensweep.loss.tables import Batch, pack
 from tokensweep.registry import KIND, components
@@ -172,10 +179,19 @@ def extreme_ratios_stay_finite(method: Method) -> None:
 
 def left_out_rows_change_nothing(method: Method) -> None:
     """Without the rows that are known to carry no gradient, value and gradient are the same."""
-    prepared = prepare(method, _scored(method))
-    now = near_old(prepared.batch)
-    every = replace(prepared, active=torch.ones_like(prepared.active))
-    _same(loss_and_gradient(method, prepared, now), loss_and_gradient(method, every, now))
+    sparse = replace(method, advantage_shapers={**method.advantage_shapers, "sparse": _EveryThirdToken()})
+    for variant in (method, sparse):
+        prepared = prepare(variant, _scored(method))
+        now = near_old(prepared.batch)
+        every = replace(prepared, active=torch.ones_like(prepared.active))
+        _same(loss_and_gradient(variant, prepared, now), loss_and_gradient(variant, every, now))
+
+
+class _EveryThirdToken(AdvantageShaper):
+    """Advantages that differ within a rollout: most are 0."""
+
+    def __call__(self, batch: Batch, advantages: Tensor) -> Tensor:
+        return torch.where(batch.completion_position % 3 == 0, advantages, 0.0)
 
 
 def json_round_trip_keeps_the_gradient(method: Method) -> None:

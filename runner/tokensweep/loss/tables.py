@@ -109,6 +109,14 @@ class Batch:
         """P."""
         return int(self.prompt_of.max()) + 1 if self.num_rollouts else 0
 
+    @cached_property
+    def equal_rewards(self) -> Tensor:
+        """Groups whose rewards are all one number, [P] bool: they carry no signal."""
+        none = self.rewards.new_zeros(self.num_prompts)
+        low = none.scatter_reduce(0, self.prompt_of, self.rewards, "amin", include_self=False)
+        high = none.scatter_reduce(0, self.prompt_of, self.rewards, "amax", include_self=False)
+        return low == high
+
     def with_columns(self, **columns: Tensor) -> Batch:
         """The same batch with token columns [N] added or replaced."""
         return replace(self, columns={**self.columns, **columns})

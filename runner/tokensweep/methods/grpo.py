@@ -92,15 +92,7 @@ class GroupNormalisedAdvantage(Advantage):
             degrees = size - 1 if self.std is Std.sample else size
             variance = batch.by_prompt(centred**2) / degrees.clamp(min=1)
             centred = centred / (variance.sqrt() + self.eps)[group]
-        return torch.where(_all_equal(batch)[group], 0.0, centred)[batch.rollout_of]
-
-
-def _all_equal(batch: Batch) -> Tensor:
-    """Groups [P] bool whose rewards are one number."""
-    empty = batch.rewards.new_zeros(batch.num_prompts)
-    low = empty.scatter_reduce(0, batch.prompt_of, batch.rewards, "amin", include_self=False)
-    high = empty.scatter_reduce(0, batch.prompt_of, batch.rewards, "amax", include_self=False)
-    return low == high
+        return torch.where(batch.equal_rewards[group], 0.0, centred)[batch.rollout_of]
 
 
 @component("method/minibatch", "shuffled")
