@@ -47,7 +47,10 @@ class RunJob:
         with Attempt.open(self.run_dir) as attempt, _output_to(attempt.log):
             try:
                 _work(self.run_dir, attempt)
-            except BaseException as error:
+            except KeyboardInterrupt:
+                attempt.event(Kind.preempted)
+                raise
+            except Exception as error:
                 _record(attempt, error)  # first: the log may not be writable any more
                 traceback.print_exc()
                 raise

@@ -190,6 +190,17 @@ def test_a_group_of_equal_rewards_is_not_run_in_the_update(
     assert sorted(run) == list(range(8))  # the third group, rollouts 8 to 11, has one reward only
 
 
+def test_fractions_are_of_all_tokens_also_where_a_micro_batch_is_not_run(
+    policy: Policy, method: Method
+) -> None:
+    batch = random_batch(constant_group=True)
+    prepared, plan = prepared_of(batch, policy=policy, method=method, micro_tokens=1)  # a rollout each
+    metrics, _ = update(policy, method, prepared, plan)
+    signal = int(batch.lengths[:8].sum()) / int(batch.lengths.sum())  # the third group has one reward only
+    assert metrics["loss/signal_fraction"] == pytest.approx(signal)
+    assert metrics["loss/kept_fraction"] == 1.0
+
+
 def test_a_batch_without_signal_makes_no_step(policy: Policy, method: Method) -> None:
     equal = torch.ones(12)
     batch = replace(random_batch(), accuracy=equal, rewards=equal)

@@ -109,6 +109,20 @@ def _out_of_space(*args: Any, **kwargs: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_a_job_that_is_stopped_by_hand_is_interrupted_and_not_failed(
+    tmp_path: Path, small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = planned(tmp_path, small_config())
+    monkeypatch.setattr("tokensweep.evaluate.evaluate", _stopped)
+    with pytest.raises(KeyboardInterrupt, match="by hand"):
+        RunJob(run_dir)()
+    assert read_run(run_dir).status == Status.interrupted
+
+
+def _stopped(*args: Any, **kwargs: Any) -> None:
+    raise KeyboardInterrupt("by hand")
+
+
 def test_a_config_that_was_changed_after_planning_is_refused(tmp_path: Path, small_config: Make) -> None:
     run_dir = planned(tmp_path, small_config())
     (run_dir / "config.json").write_text(json.dumps(small_config(seed=1)))

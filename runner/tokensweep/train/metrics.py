@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from tokensweep.loss.method import Method
+from tokensweep.loss.method import Policy as PolicyOf
 from tokensweep.loss.objective import Prepared
 from tokensweep.loss.tables import Batch
 from tokensweep.train.collect import Collected, accuracies
@@ -41,8 +43,9 @@ DENOMINATORS: Mapping[str, str] = {
     "loss/clip_fraction": "tokens with weight and advantage; their ratio is limited by the surrogate",
     "loss/ratio": "tokens with weight and advantage",
     "loss/approx_kl": "tokens with weight and advantage; nats, old against current policy",
-    "loss/signal_fraction": "tokens of the micro-batches that were run; those with weight and advantage",
-    "loss/kept_fraction": "tokens of the micro-batches that were run; those with a weight that is not 0",
+    "loss/signal_fraction": "tokens trained on; those with weight and advantage",
+    "loss/kept_fraction": "tokens trained on; those with a weight that is not 0",
+    "loss/kept_entropy_fraction": "entropy of the tokens trained on; no weights of the current policy",
 }
 FAMILIES: Mapping[str, str] = {
     "schedule/": "value of a scheduled hyper-parameter in this step",
@@ -92,6 +95,16 @@ def policy_metrics(prepared: Prepared) -> dict[str, float]:
         **{f"entropy/p{q}": percentile(entropy, q) for q in _PERCENTILES},
         "active_fraction": float(prepared.active.float().mean()),
     }
+
+
+def kept_metrics(method: Method, prepared: Prepared) -> dict[str, float]:
+    """Share of the old policy's entropy on tokens with a weight; nothing where weights come in the update."""
+    if method.token_weights_of(PolicyOf.current):
+        return {}
+    entropy = prepared.batch.columns["old_entropy"]
+    kept = torch.where(prepared.weights != 0, entropy, 0.0)
+    total = float(entropy.sum())
+    return {"loss/kept_entropy_fraction": float(kept.sum()) / total} if total else {}
 
 
 def mismatch_metrics(batch: Batch) -> dict[str, float]:

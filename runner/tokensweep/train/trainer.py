@@ -150,6 +150,7 @@ class _Training:
         return {
             **measure.batch_metrics(prepared.batch),
             **measure.policy_metrics(prepared),
+            **measure.kept_metrics(method, prepared),
             **(measure.mismatch_metrics(prepared.batch) if comparable else {}),
             **updated,
         }

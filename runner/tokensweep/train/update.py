@@ -52,6 +52,12 @@ class Updater:
         """Add one micro-batch's gradient; False when it has no row that could carry one."""
         micro = prepared.micro(micro_batch.rollouts)
         if micro.rows.numel() == 0:
+            sums.add(  # not run, but its tokens are among those that the fractions are of
+                {
+                    "kept_fraction": (micro.num_kept, micro.num_tokens),
+                    "signal_fraction": (torch.zeros_like(micro.num_tokens), micro.num_tokens),
+                }
+            )
             return False
         logprobs, entropy = self._forward(prepared, micro, micro_batch.packs)
         output = micro_loss(method, micro, logprobs, entropy)

@@ -1,0 +1,77 @@
+"""Metrics: sums over counts, and percentiles that are values of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tokensweep.loss.method import Method, build_method
+from tokensweep.loss.objective import Prepared, prepare
+from tokensweep.loss.tables import pack
+from tokensweep.train.metrics import Stopwatch, Sums, kept_metrics, percentile, policy_metrics
+
+Make = Callable[..., dict[str, Any]]
+
+
+def test_a_ratio_of_sums_weighs_every_token_the_same() -> None:
+    sums = Sums()
+    sums.add({"x": (torch.tensor(3.0), torch.tensor(3))})
+    sums.add({"x": (torch.tensor(0.0), torch.tensor(1))})
+    assert sums.ratios() == {"loss/x": 0.75}  # the mean of the two means would be 0.5
+
+
+def test_a_ratio_over_nothing_is_left_out() -> None:
+    sums = Sums()
+    sums.add({"x": (torch.tensor(0.0), torch.tensor(0))})
+    assert sums.ratios() == {}
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(1, 1.0), (20, 1.0), (21, 2.0), (50, 3.0), (80, 4.0), (100, 5.0)]
+)
+def test_a_percentile_is_the_smallest_value_that_enough_values_do_not_exceed(
+    percent: int, expected: float
+) -> None:
+    assert percentile(torch.tensor([5.0, 1.0, 4.0, 2.0, 3.0]), percent) == expected
+
+
+def four_tokens(method: Method) -> Prepared:
+    """Two rollouts of two tokens with entropies 3, 1, 0, 0."""
+    batch = pack(
+        [[1], [1]],
+        completions=[[2, 3], [4, 5]],
+        prompt_of=[0, 0],
+        accuracy=[1.0, 0.0],
+        truncated=[False, False],
+        max_tokens=2,
+    )
+    entropy = torch.tensor([3.0, 1.0, 0.0, 0.0])
+    return prepare(method, batch.with_columns(old_logprobs=-entropy, old_entropy=entropy))
+
+
+def test_the_kept_share_of_entropy_is_that_of_the_tokens_with_a_weight(small_config: Make) -> None:
+    method = build_method(small_config()["method"])
+    prepared = replace(four_tokens(method), weights=torch.tensor([1.0, 0.0, 0.0, 1.0]))
+    assert kept_metrics(method, prepared) == {"loss/kept_entropy_fraction": 0.75}  # 3 of 4 nats
+
+
+def test_the_mean_entropy_is_over_all_trained_tokens(small_config: Make) -> None:
+    metrics = policy_metrics(four_tokens(build_method(small_config()["method"])))
+    assert metrics["entropy/mean"] == 1.0
+    assert metrics["entropy/p50"] == 0.0
+    assert metrics["entropy/p80"] == 3.0
+    assert metrics["active_fraction"] == 1.0
+
+
+def test_a_stopwatch_adds_up_phases_also_when_they_fail() -> None:
+    watch = Stopwatch()
+    with watch.phase("a"):
+        pass
+    with pytest.raises(RuntimeError, match="broken"), watch.phase("a"):
+        raise RuntimeError("broken")
+    assert list(watch.seconds) == ["time/a_s"]
+    assert watch.seconds["time/a_s"] > 0
