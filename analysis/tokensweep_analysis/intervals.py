@@ -134,7 +134,7 @@ def _estimate(by_question: Scores, tables: Sequence[Scores], *, remark: str, con
         df = max(least, variance**2 / sum(part.variance**2 / part.df for part in [*questions, *runs, *both]))
         half = float(stats.t.ppf((1 + confidence) / 2, df)) * se
     else:
-        remarks.append("no spread between runs or questions: no interval can be given")
+        remarks.append("where scores have no spread between runs or questions there is no interval")
     value = float(by_question.mean())
     return Estimate(
         value=value,

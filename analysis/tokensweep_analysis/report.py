@@ -188,7 +188,8 @@ def _troubles(comparison: Comparison) -> list[list[str]]:
 def _rich(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
     for place, name in enumerate(header):
-        table.add_column(Text(name), justify="left" if place == 0 or header is _TROUBLES_HEADER else "right")
+        left = place == 0 or header is _TROUBLES_HEADER
+        table.add_column(Text(name), justify="left" if left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: brackets are no markup here
     return table

@@ -95,10 +95,11 @@ class Attempt:
             {"attempt": self.number, "step": step, "time": time.time(), "metrics": dict(metrics)}
         )
 
-    def failed(self, error: BaseException) -> None:
-        """Record why the attempt failed, also when the disk is full."""
+    def failed(self, error: BaseException, *, error_class: str | None = None) -> None:
+        """Record why the attempt failed, also when the disk is full; the class defaults to the error's."""
         self._reserve.unlink(missing_ok=True)
-        self.event(Kind.failed, error=str(error) or repr(error), **{"class": type(error).__name__})
+        fields = {"error": str(error) or repr(error), "class": error_class or type(error).__name__}
+        self.event(Kind.failed, **fields)
 
     def close(self) -> None:
         """Give the run free; closing twice does nothing."""

@@ -69,7 +69,7 @@ def test_scores_without_spread_are_shown_without_an_interval(
     make_sweep(tmp_path, [("all", 0, "a0")])
     text = to_markdown(compare(tmp_path, "demo"))
     assert "100.0 [none]" in text
-    assert "no spread between runs or questions" in text
+    assert "no spread between runs or questions there is no interval" in text
 
 
 def test_a_sweep_without_any_result_still_has_a_report(tmp_path: Path, make_sweep: Make) -> None:

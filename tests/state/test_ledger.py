@@ -146,8 +146,8 @@ def test_a_full_disk_is_recorded_as_the_reason_of_the_failure(
         monkeypatch.setattr(JsonLines, "append", full)
         with pytest.raises(OSError, match="No space left on device") as caught:
             attempt.metrics(1, {"reward": 0.5})
-        attempt.failed(caught.value)
+        attempt.failed(caught.value, error_class="disk")
     record = read_run(tmp_path)
-    assert record.status == Status.failed
+    assert (record.status, record.error_class) == (Status.failed, "disk")
     assert "metrics.jsonl could not be written (No space left on device)" in str(record.error)
     assert not list(tmp_path.glob("attempts/*/.reserve"))
