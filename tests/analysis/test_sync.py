@@ -249,7 +249,7 @@ def test_a_sync_that_is_killed_while_it_makes_the_database_leaves_none(
     assert not list(store.glob(".mlflow.db.*.partial"))
 
 
-@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "sqlite://", "ftp://host", ""])
+@pytest.mark.parametrize("uri", ["mlruns", "file:///srv/mlruns", "sqlite://", "ftp://host", ""])
 def test_a_uri_that_can_never_work_is_refused(uri: str) -> None:
     with pytest.raises(ValueError, match=r"tracking\.uri must be sqlite:///FILE"):
         check_uri(uri)
