@@ -27,7 +27,7 @@ class Countdown(ProceduralTask):
 
     numbers: int = 3
     largest_target: int = 30
-    skill: float = 0.25  # chance that a demonstration searches for the target
+    skill: float = 0.5  # chance that a demonstration searches for the target
 
     def __post_init__(self) -> None:
         if self.numbers < 2:
