@@ -90,6 +90,12 @@ def test_equal_entropies_are_kept_in_order_and_never_too_many(forking: Method) -
     assert kept(with_weight(forking, fraction=0.4), batch) == [False, True, True, False, False]
 
 
+def test_thousands_of_equal_entropies_are_kept_in_order(forking: Method) -> None:
+    # many positions of a trained policy have the entropy 0 exactly
+    batch = small_batch([0.0] * 5000, lengths=[2000, 3000])
+    assert kept(forking, batch) == [True] * 1000 + [False] * 4000
+
+
 @pytest.mark.parametrize(
     ("scope", "expected"),
     [

@@ -211,19 +211,20 @@ def test_the_token_form_is_the_power_mean_of_clipped_ratios(
 def test_the_token_form_keeps_both_signs_of_an_advantage_that_varies(
     method_of: Callable[..., Method],
 ) -> None:
-    # one rollout, advantages 1 1 -2, ratios 1 4 1.1: p = 2 gives (2 * sqrt(17/2) - 2 * 1.1) / 3
+    # one rollout, advantages 1 2 -2, ratios 1 4 1.1: the positive ones by weight, sqrt((1 + 2 * 16) / 3),
+    # times 3; the negative one 2 * 1.1; together over 3 tokens
     batch = one_minibatch()
     keep = torch.tensor([2])  # a rollout of three tokens
     method = method_of("method=holderpo_token", "method.surrogate.high=100")
     prepared = prepare(method, batch)
     tokens = batch.rollout_of == 2
     advantages = prepared.advantages.clone()
-    advantages[tokens] = torch.tensor([1.0, 1.0, -2.0], dtype=torch.float64)
+    advantages[tokens] = torch.tensor([1.0, 2.0, -2.0], dtype=torch.float64)
     logprobs = batch.columns["old_logprobs"].clone()
     logprobs[tokens] += torch.tensor([1.0, 4.0, 1.1], dtype=torch.float64).log()
     prepared = replace(prepared, advantages=advantages)
     loss, _ = loss_and_gradient(method, prepared, Policies(logprobs, logprobs), cut=[keep.tolist()])
-    expected = -(2 * 8.5**0.5 - 2.2) / 3 / 12  # 12 rollouts in the mini-batch
+    expected = -(3 * 11**0.5 - 2.2) / 3 / 12  # 12 rollouts in the mini-batch
     assert loss.item() == pytest.approx(expected)
 
 
