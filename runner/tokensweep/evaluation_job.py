@@ -114,7 +114,7 @@ def _evaluate_all(
 
     from tokensweep.evaluate import EvalSpec, Subject, evaluate
     from tokensweep.models.policy import Policy
-    from tokensweep.train.trainer import device_of
+    from tokensweep.train.setup import device_of
 
     torch.set_num_threads(config["compute"]["threads"])
     device = device_of(config["compute"]["device"])
