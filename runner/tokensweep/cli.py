@@ -20,6 +20,7 @@ tokensweep trains token-level RLVR methods in one trainer and compares them.
   tokensweep plan NAME|FILE|train ...         what would run, without running it
   tokensweep evaluate run=ID|model=NAME ...   sample and grade a benchmark without training
   tokensweep report SWEEP                     the table again
+  tokensweep regrade SWEEP                    grade stored answers again, without a model; then the table
   tokensweep sync [SWEEP ...] [--all]         project run folders to MLflow (rebuilds a lost database)
 
 Each has its own --help. Start with:
@@ -31,6 +32,7 @@ Shell completion: eval "$(tokensweep -sc install=bash)"
 """
 
 _HYDRA_COMMANDS = ("train", "evaluate")
+_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", "report", "regrade", "sync")
 
 
 def main() -> None:
@@ -45,6 +47,7 @@ def main() -> None:
         "sweep": _sweep,
         "plan": _plan,
         "report": _report,
+        "regrade": _regrade,
         "sync": _sync,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -114,7 +117,7 @@ def _complete(arguments: Sequence[str]) -> None:
         os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - len(words[1]) - 1)
         _hydra_app([words[1], *arguments])
     elif any("query" in argument for argument in arguments):
-        print(" ".join(name for name in (*_HYDRA_COMMANDS, "sweep", "plan", "report", "sync") if name.startswith(words[-1])))
+        print(" ".join(name for name in _COMMANDS if name.startswith(words[-1])))
     else:
         _hydra_app(["train", *arguments])
 
@@ -188,6 +191,22 @@ def _report(arguments: Sequence[str]) -> None:
     parser.add_argument("sweep", help="name of the sweep (a folder in <store>/sweeps)")
     options, store, uri = _with_store(parser, arguments[1:])
     show_report(store, _known_sweep(store, options.sweep), tracking_uri=uri, console=Console())
+
+
+def _regrade(arguments: Sequence[str]) -> None:
+    from rich.console import Console
+
+    from tokensweep.orchestrate import regrade_sweep, show_report
+
+    parser = argparse.ArgumentParser(
+        prog="tokensweep regrade",
+        description="Grade the stored answers of a sweep with the graders as they are now, then print the table.",
+    )
+    parser.add_argument("sweep", help="name of the sweep (a folder in <store>/sweeps)")
+    options, store, uri = _with_store(parser, arguments[1:])
+    name = _known_sweep(store, options.sweep)
+    regrade_sweep(store, name, console=Console())
+    show_report(store, name, tracking_uri=uri, console=Console())
 
 
 def _sync(arguments: Sequence[str]) -> None:

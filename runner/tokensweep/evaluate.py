@@ -23,7 +23,7 @@ from tokensweep.problems import Problem, ProblemSource
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
 from tokensweep.seeds import derive_seed
 from tokensweep_analysis.passk import pass_at_k
-from tokensweep_analysis.samples import read_samples, sample_files, write_samples
+from tokensweep_analysis.samples import next_file, read_samples, regrade, write_samples
 
 _SHARD_SAMPLES = 512  # what an interrupted evaluation loses at most
 
@@ -116,16 +116,62 @@ def evaluate(
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     stored = _stored(out_dir, spec)
+    regrade_stored(out_dir, source)
     missing = [work for work in _work(source, spec.num_samples) if (work[0].id, work[1]) not in stored]
     total = len(source) * spec.num_samples
     row = _RowMaker(policy=policy, source=source, spec=spec, subject=subject, chat=chat)
     for start in range(0, len(missing), _SHARD_SAMPLES):
         shard = missing[start : start + _SHARD_SAMPLES]
         done = total - len(missing) + start
-        write_samples(_next_file(out_dir), _sample(engine, row, shard, _shifted(progress, done, total)))
-    summary = summarise(_chosen(out_dir, spec), spec=spec)
-    write_json(out_dir / "eval.json", {**_plain(spec), "summary": asdict(summary)})
+        write_samples(next_file(out_dir), _sample(engine, row, shard, _shifted(progress, done, total)))
+    return _summarise_folder(out_dir, spec)
+
+
+def regrade_stored(folder: Path, source: ProblemSource, *, always: bool = False) -> int:
+    """Grade stored texts that another grader graded (or all of them); gives back how many grades changed.
+
+    Needs no model; the new rows are written beside the old ones. Raises ValueError for a sample of a
+    problem that is not in ``source``.
+    """
+    before = read_samples([folder])
+    if before.empty or not (always or set(before["grader"]) - {source.grader}):
+        return 0
+    problems = {source[index].id: source[index] for index in range(len(source))}
+
+    def grade(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        if row["question_id"] not in problems:
+            raise ValueError(f"{folder} has a sample of {row['question_id']!r}, which the suite does not have")
+        return _grading(source, problems[row["question_id"]], row["text"], row["finish_reason"])
+
+    after = [row["grade"] for row in regrade(folder, grade)]
+    return sum(old != new for old, new in zip(before["grade"], after, strict=True))
+
+
+def regrade_entry(
+    folder: Path, source: ProblemSource, entry: Mapping[str, Any], *, engine: Mapping[str, Any]
+) -> int:
+    """Grade all samples of a planned evaluation again and renew its summary; how many grades changed."""
+    changed = regrade_stored(folder, source, always=True)
+    _summarise_folder(folder, EvalSpec.of(entry, engine=engine))
+    return changed
+
+
+def _summarise_folder(folder: Path, spec: EvalSpec) -> Summary:
+    summary = summarise(_chosen(folder, spec), spec=spec)
+    write_json(folder / "eval.json", {**_plain(spec), "summary": asdict(summary)})
     return summary
+
+
+def _grading(source: ProblemSource, problem: Problem, text: str, finish_reason: str) -> dict[str, Any]:
+    """The grading columns of a sample row."""
+    grade = source.grade(problem, text, finish_reason)
+    return {
+        "extracted": grade.extracted,
+        "extract_rule": grade.rule,
+        "grade": grade.outcome.value,
+        "grader": source.grader,
+        "grader_status": "error" if grade.outcome == "error" else "ok",
+    }
 
 
 def summarise(samples: pd.DataFrame, *, spec: EvalSpec) -> Summary:
@@ -170,9 +216,9 @@ class _RowMaker:
         self, problem: Problem, sample: int, request: Request, rollout: Rollout, latency_s: float
     ) -> dict[str, Any]:
         text = self.policy.decode(rollout.completion_ids)
-        grade = self.source.grade(problem, text, rollout.finish_reason)
         return {
             **asdict(self.subject),
+            **_grading(self.source, problem, text, rollout.finish_reason),
             "arm": None,
             "step": self.spec.step,
             "benchmark": self.spec.suite,
@@ -185,11 +231,6 @@ class _RowMaker:
             "n_prompt_tokens": len(request.prompt_ids),
             "n_output_tokens": len(rollout.completion_ids),
             "finish_reason": rollout.finish_reason,
-            "extracted": grade.extracted,
-            "extract_rule": grade.rule,
-            "grade": grade.outcome.value,
-            "grader": self.source.grader,
-            "grader_status": "error" if grade.outcome == "error" else "ok",
             "latency_s": latency_s,
             "text": text,
         }
@@ -244,12 +285,6 @@ def _chosen(folder: Path, spec: EvalSpec) -> pd.DataFrame:
     """The first ``num_samples`` samples of every problem: an earlier, larger evaluation changes nothing."""
     frame = read_samples([folder])
     return frame[frame["sample_idx"] < spec.num_samples]
-
-
-def _next_file(folder: Path) -> Path:
-    files = sample_files(folder)
-    number = int(files[-1].stem.rpartition("-")[2]) + 1 if files else 0
-    return folder / f"samples-{number:03d}.parquet"
 
 
 def _shifted(

@@ -83,9 +83,13 @@ def run_id(identity: Mapping[str, Any], *, data_hash: str, model_revision: str, 
     return f"{digest(contents)[:8]}-{digest([contents, code])[:8]}"
 
 
-def eval_id(*, subject: str, step: int | None, suite_hash: str, decoding: Mapping[str, Any], grader: str) -> str:
-    """Identity of an evaluation; the number of samples is no part of it, so more can be added."""
-    return digest([SCHEMA_VERSION, subject, step, suite_hash, dict(decoding), grader])[:8]
+def eval_id(*, subject: str, step: int | None, suite_hash: str, decoding: Mapping[str, Any]) -> str:
+    """Identity of an evaluation: who is asked what, and how.
+
+    The number of samples is no part of it, so more can be added; nor is the grader, which stands in every
+    sample row, so a better grader reads the stored texts instead of sampling again.
+    """
+    return digest([SCHEMA_VERSION, subject, step, suite_hash, dict(decoding)])[:8]
 
 
 def verify(run_dir: Path) -> dict[str, Any]:

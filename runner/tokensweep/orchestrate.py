@@ -114,3 +114,21 @@ def dry_run(sweep: Sweep) -> None:
             entry["setting"], entry["arm"], str(entry["seed"]), entry["run_id"], state, " ".join(entry["overrides"])
         )
     console.print(table)
+
+
+def regrade_sweep(store: Path, name: str, *, console: Console) -> None:
+    """Grade the stored texts of every run of a sweep again, without a model."""
+    from tokensweep.evaluate import regrade_entry
+    from tokensweep.identity import read_json, verify
+    from tokensweep.registry import build
+
+    register_components()
+    run_ids = dict.fromkeys(row["run_id"] for row in read_json(store / "sweeps" / name / "sweep.json")["runs"])
+    for run_id in track(run_ids, description="regrading", console=console, transient=True):
+        run_dir = store / "runs" / run_id
+        engine = verify(run_dir)["rollout"]
+        for entry in read_json(run_dir / "plan.json")["evals"]:
+            folder = run_dir / "evals" / f"{entry['suite']}-{entry['eval_id']}"
+            if (folder / "eval.json").is_file():
+                changed = regrade_entry(folder, build(entry["source"]), entry, engine=engine)
+                console.print(f"{run_id}  {entry['suite']}  {changed} grades changed", highlight=False)

@@ -131,7 +131,8 @@ class Contents:
 
 
 def _plan_run(config: Frozen, contents: Contents) -> PlannedRun:
-    _, data_hash = contents.source(config["data"])
+    source, content = contents.source(config["data"])
+    data_hash = digest([content, source.grader])  # the grader gives the rewards
     revision = contents.model_revision(config["model"], config["data"])
     identity = identity_of(config)
     wanted = run_id(identity, data_hash=data_hash, model_revision=revision, code=code_sha())
@@ -176,7 +177,7 @@ def plan_evals(
         sampling = {key: settings[key] for key in ("temperature", "top_p", "top_k", "max_tokens")}
         sampling["max_tokens"] = sampling["max_tokens"] or source.max_tokens
         decoding = {**sampling, "seed": settings["seed"], "engine": config["rollout"], "dtype": config["compute"]["dtype"]}
-        ident = eval_id(subject=subject, step=step, suite_hash=suite_hash, decoding=decoding, grader=source.grader)
+        ident = eval_id(subject=subject, step=step, suite_hash=suite_hash, decoding=decoding)
         entries.append(
             {
                 "suite": name,

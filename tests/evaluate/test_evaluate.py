@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tokensweep.evaluate import EvalSpec, Subject, Summary, evaluate
+from tokensweep.evaluate import EvalSpec, Subject, Summary, evaluate, regrade_entry
 from tokensweep.models.policy import Policy
 from tokensweep.problems import Grade, Outcome, Problem
 from tokensweep.rollout import Request, Rollout, SamplingSpec
@@ -212,3 +212,32 @@ def test_progress_counts_the_samples_that_were_there_before(tmp_path: Path, poli
     )
     assert heard[-1] == (12, 12)
     assert heard[0][0] > 6
+
+
+@dataclass(frozen=True)
+class Lenient(Digits):
+    """A later grader of the same problems that also takes "2"."""
+
+    grader = "digits/2"
+
+    def grade(self, problem: Problem, text: str, finish_reason: str) -> Grade:
+        return super().grade(problem, text.replace("2", "1"), finish_reason)
+
+
+def test_a_new_grader_reads_the_stored_texts_and_samples_nothing(tmp_path: Path, policy: Policy) -> None:
+    strict = run(policy, tmp_path, engine=Counting(policy), spec=spec())
+    idle = Counting(policy, calls=0)
+    lenient = evaluate(policy, idle, Lenient(), spec(), out_dir=tmp_path, subject=_SUBJECT, chat=False)
+    assert strict.avg < 1
+    assert lenient.avg == 1  # every answer is "1" or "2"
+    assert set(read_samples([tmp_path]).grader) == {"digits/2"}
+
+
+def test_regrading_needs_no_model_and_renews_the_summary(tmp_path: Path, policy: Policy) -> None:
+    before = run(policy, tmp_path, engine=Counting(policy), spec=spec())
+    entry = {"suite": "digits", "eval_id": "e1", "revision": "r1", "step": 20, "num_samples": 4, "k": [1, 2], "seed": 0}
+    entry["sampling"] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 4}
+    changed = regrade_entry(tmp_path, Lenient(), entry, engine={})
+    assert changed == round((1 - before.avg) * 12)
+    assert json.loads((tmp_path / "eval.json").read_text())["summary"]["avg"] == 1
+    assert regrade_entry(tmp_path, Lenient(), entry, engine={}) == 0

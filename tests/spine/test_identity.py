@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from tokensweep.compose import freeze_run, register_components
-from tokensweep.identity import digest, eval_id, identity_of, run_id, verify
-from tokensweep.plan import merge_entries
+from tokensweep.identity import digest, identity_of, run_id, verify
+from tokensweep.plan import merge_entries, plan_evals
+from tokensweep.registry import build
 
 register_components()
 
@@ -51,9 +52,12 @@ def test_content_and_code_are_part_of_the_run_id() -> None:
 
 
 def test_an_evaluation_is_the_same_whatever_the_number_of_samples() -> None:
-    common: dict[str, Any] = {"subject": "r", "step": 4, "suite_hash": "s", "grader": "g/1"}
-    assert eval_id(**common, decoding={"temperature": 1.0}) != eval_id(**common, decoding={"temperature": 0.5})
-    assert eval_id(**{**common, "grader": "g/2"}, decoding={}) != eval_id(**common, decoding={})
+    def evals(*overrides: str) -> list[dict[str, Any]]:
+        config = freeze_run(overrides)
+        return plan_evals(config, subject="run", step=4, source_of=lambda node: (build(node), "hash"))
+
+    few, many, cold = evals(), evals("eval.num_samples=64"), evals("eval.temperature=0.5")
+    assert few[0]["eval_id"] == many[0]["eval_id"] != cold[0]["eval_id"]
 
 
 def test_a_changed_frozen_config_is_refused(tmp_path: Path) -> None:

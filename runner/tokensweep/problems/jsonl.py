@@ -67,9 +67,8 @@ class JsonlProblems:
         self._problems()
 
     def content_hash(self) -> str:
-        """SHA-256 over grader, instruction and rows in order; neither path nor extra columns count."""
+        """SHA-256 over instruction and rows in order; neither path nor extra columns nor the grader count."""
         rows: list[Any] = [
-            self.grader,
             self.instruction,
             [[p.id, p.prompt, p.answer] for p in self._problems()],
         ]

@@ -81,11 +81,10 @@ class ProceduralTask:
         _problems(self)
 
     def content_hash(self) -> str:
-        """SHA-256 over the difficulty, the grader and every prompt; the length limit is no content."""
+        """SHA-256 over the difficulty and every prompt; length limit and grader are no content."""
         knobs = {k: v for k, v in dataclasses.asdict(self).items() if k != "max_tokens"}
         rows: list[Any] = [
             self.name,
-            self.grader,
             knobs,
             [[p.id, p.prompt, p.answer] for p in _problems(self)],
         ]

@@ -71,7 +71,7 @@ class ProblemSource(Protocol):
         ...
 
     def content_hash(self) -> str:
-        """Hash of everything that decides what is asked and how it is graded, not of where it lies."""
+        """Hash of everything that decides what is asked, not of where it lies, nor of how it is graded."""
         ...
 
     def prompt_text(self, problem: Problem) -> str:
