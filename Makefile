@@ -45,7 +45,7 @@ smaller-demo: $(READY)
 
 # Rewrites tests/golden/*.json, the resolved config of every method, for review with git diff.
 golden: $(READY)
-	$(BIN)/python -m tests.golden_configs
+	$(BIN)/python tests/golden_configs.py
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
