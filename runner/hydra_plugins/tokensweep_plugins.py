@@ -36,7 +36,9 @@ class GridSweeperConf:
     params: dict[str, str] | None = None
 
 
-ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="tokensweep")
+ConfigStore.instance().store(
+    group="hydra/launcher", name="local", node=LocalLauncherConf, provider="tokensweep"
+)
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="tokensweep")
 
 
@@ -52,7 +54,9 @@ class LocalLauncher(Launcher):
         from tokensweep.orchestrate import run_multirun
 
         run_ids = run_multirun(job_overrides, name=self._config.sweep, scale=self._config.scale)
-        return [_job_return(run_id, overrides) for run_id, overrides in zip(run_ids, job_overrides, strict=True)]
+        return [
+            _job_return(run_id, overrides) for run_id, overrides in zip(run_ids, job_overrides, strict=True)
+        ]
 
 
 def _job_return(run_id: str, overrides: Sequence[str]) -> JobReturn:

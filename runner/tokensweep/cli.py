@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ def main() -> None:
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
         _complete(arguments)
         return
-    commands = {
+    commands: dict[str, Callable[[Sequence[str]], None]] = {
         "train": _hydra_app,
         "evaluate": _hydra_app,
         "sweep": _sweep,
@@ -58,11 +58,10 @@ def main() -> None:
 
         print(__version__)
         return
-    command = commands.get(arguments[0])
-    if command is None:
+    if arguments[0] not in commands:
         _fail(f"no subcommand {arguments[0]!r}: known are {', '.join(commands)}")
     try:
-        command(arguments)
+        commands[arguments[0]](arguments)
     except (ValueError, OSError) as error:
         if os.environ.get("TOKENSWEEP_TRACEBACK"):
             raise
@@ -145,10 +144,12 @@ def _sweep_parser(name: str) -> argparse.ArgumentParser:
         description="Run every arm of a sweep file for every seed, skip what is finished, print the table."
         if name == "sweep"
         else "Compose and check everything, write nothing.",
-        epilog="scale=NAME picks the scale of the file (default tiny), seeds=0,1 and arms=a,b replace its own; "
+        epilog="scale=NAME picks a scale of the file (default tiny), seeds=0,1 and arms=a,b replace its own; "
         "any other KEY=VALUE is a Hydra override for every run, for example steps=20, store=FOLDER, jobs=2.",
     )
-    parser.add_argument("name", help="name of a sweep, or the path of a YAML file" + (", or train" if name == "plan" else ""))
+    parser.add_argument(
+        "name", help="name of a sweep, or the path of a YAML file" + (", or train" if name == "plan" else "")
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     return parser
 
@@ -187,7 +188,9 @@ def _report(arguments: Sequence[str]) -> None:
 
     from tokensweep.orchestrate import show_report
 
-    parser = argparse.ArgumentParser(prog="tokensweep report", description="Print the table of a sweep again.")
+    parser = argparse.ArgumentParser(
+        prog="tokensweep report", description="Print the table of a sweep again."
+    )
     parser.add_argument("sweep", help="name of the sweep (a folder in <store>/sweeps)")
     options, store, uri = _with_store(parser, arguments[1:])
     show_report(store, _known_sweep(store, options.sweep), tracking_uri=uri, console=Console())
@@ -200,7 +203,7 @@ def _regrade(arguments: Sequence[str]) -> None:
 
     parser = argparse.ArgumentParser(
         prog="tokensweep regrade",
-        description="Grade the stored answers of a sweep with the graders as they are now, then print the table.",
+        description="Grade the stored answers of a sweep with today's graders, then print the table.",
     )
     parser.add_argument("sweep", help="name of the sweep (a folder in <store>/sweeps)")
     options, store, uri = _with_store(parser, arguments[1:])
@@ -213,7 +216,8 @@ def _sync(arguments: Sequence[str]) -> None:
     from tokensweep.sync import check_uri, sync_all, sync_sweep
 
     parser = argparse.ArgumentParser(
-        prog="tokensweep sync", description="Project run folders to MLflow; safe to repeat, rebuilds a lost database."
+        prog="tokensweep sync",
+        description="Project run folders to MLflow; safe to repeat, rebuilds a lost database.",
     )
     parser.add_argument("sweeps", nargs="*", help="names of sweeps")
     parser.add_argument("--all", action="store_true", help="every run of the store")

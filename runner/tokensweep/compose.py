@@ -47,7 +47,8 @@ def _import_file(path: Path) -> None:
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before execution: dataclasses look their module up
     spec.loader.exec_module(module)
@@ -144,8 +145,9 @@ def _check_stacking(overrides: Sequence[str]) -> None:
     """Presets that select different options for one single slot are refused, unless the slot is given."""
     parsed = parse(overrides)
     given = {override.key_or_group for override in parsed}
-    stacks = [o.value() for o in parsed if o.key_or_group == "method" and isinstance(o.value(), list)]
-    presets = {str(name): _preset(str(name)) for name in (stacks[-1] if stacks else [])}
+    chosen = [override.value() for override in parsed if override.key_or_group == "method"]
+    stack = chosen[-1] if chosen and isinstance(chosen[-1], list) else []
+    presets = {str(name): _preset(str(name)) for name in stack}
     included = {name for preset in presets.values() for name in preset.includes}
     outer = {name: preset for name, preset in presets.items() if name not in included}
     for slot in _SINGLE_SLOTS:
@@ -170,7 +172,9 @@ def _preset(name: str) -> _Preset:
     path = next((p for p in (folder / "method" / f"{name}.yaml" for folder in folders) if p.is_file()), None)
     entries = (yaml.safe_load(path.read_text()) or {}).get("defaults", []) if path else []
     bases = [_preset(entry) for entry in entries if isinstance(entry, str) and entry != "_self_"]
-    includes = {entry for entry in entries if isinstance(entry, str)}.union(*(base.includes for base in bases))
+    includes = {entry for entry in entries if isinstance(entry, str)}.union(
+        *(base.includes for base in bases)
+    )
     selects: dict[str, str] = {}
     for part in [base.selects for base in bases] + [entry for entry in entries if isinstance(entry, dict)]:
         selects.update({key.removeprefix("override ").strip(): str(option) for key, option in part.items()})

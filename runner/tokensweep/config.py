@@ -212,7 +212,7 @@ def _check_k(settings: Mapping[str, Any]) -> None:
         if not 1 <= k <= settings["num_samples"]:
             raise ValueError(
                 f"eval.k must lie between 1 and eval.num_samples={settings['num_samples']}, got {k}: "
-                f"pass@{k} needs at least {k} samples per problem; raise eval.num_samples or drop {k} from eval.k"
+                f"pass@{k} needs at least {k} samples per problem; raise eval.num_samples or change eval.k"
             )
 
 

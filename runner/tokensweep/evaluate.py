@@ -140,7 +140,9 @@ def regrade_stored(folder: Path, source: ProblemSource, *, always: bool = False)
 
     def grade(row: Mapping[str, Any]) -> Mapping[str, Any]:
         if row["question_id"] not in problems:
-            raise ValueError(f"{folder} has a sample of {row['question_id']!r}, which the suite does not have")
+            raise ValueError(
+                f"{folder} has a sample of {row['question_id']!r}, which the suite does not have"
+            )
         return _grading(source, problems[row["question_id"]], row["text"], row["finish_reason"])
 
     after = [row["grade"] for row in regrade(folder, grade)]

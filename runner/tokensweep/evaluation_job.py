@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from tokensweep.compose import Frozen
@@ -43,7 +44,9 @@ def evaluate_subject(config: Frozen, *, overrides: Sequence[str], console: Conso
     subject = _run_subject(config, overrides) if config["run"] else _model_subject(config, contents, console)
     entries = plan_evals(config, subject=subject.name, step=subject.step, source_of=contents.source)
     if not entries:
-        raise ValueError("nothing to evaluate: name a suite with eval=NAME (tokensweep evaluate --help lists them)")
+        raise ValueError(
+            "nothing to evaluate: name a suite with eval=NAME (tokensweep evaluate --help lists them)"
+        )
     for entry in entries:
         entry["num_problems"] = len(contents.source(entry["source"])[0])
     summaries = _evaluate_all(config, subject, entries, console)
@@ -59,7 +62,9 @@ def _run_subject(config: Frozen, overrides: Sequence[str]) -> _Subject:
         config["eval"] = {**frozen["eval"], **typed}
     folders = sorted((run_dir / "checkpoints").glob("step-*"))
     if not folders:
-        raise ValueError(f"{run_dir} has no checkpoint yet: wait for the run, or continue it with its own command")
+        raise ValueError(
+            f"{run_dir} has no checkpoint yet: wait for the run, or continue it with its own command"
+        )
     step = int(folders[-1].name.partition("-")[2])
     return _Subject(
         name=run_dir.name,
@@ -136,10 +141,14 @@ def _evaluate_all(
                     out_dir=subject.evals / spec.folder_name,
                     subject=who,
                     chat=subject.chat,
-                    progress=lambda done, total, task=task: bar.update(task, completed=done, total=total),
+                    progress=partial(_show, bar, task),
                 )
             )
     return summaries
+
+
+def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
 
 
 def _table(subject: _Subject, summaries: Sequence[Any]) -> Table:
@@ -147,7 +156,16 @@ def _table(subject: _Subject, summaries: Sequence[Any]) -> Table:
     ks = sorted({k for summary in summaries for k in summary.pass_at})
     step = "" if subject.step is None else f", step {subject.step}"
     table = Table(title=f"{subject.name}{step}", title_justify="left")
-    for column in ("suite", "problems", "n", "avg@n", *(f"pass@{k}" for k in ks), "truncated", "no answer", "tokens"):
+    for column in (
+        "suite",
+        "problems",
+        "n",
+        "avg@n",
+        *(f"pass@{k}" for k in ks),
+        "truncated",
+        "no answer",
+        "tokens",
+    ):
         table.add_column(column, justify="left" if column == "suite" else "right")
     for s in summaries:
         rates = [s.avg, *(s.pass_at.get(k) for k in ks), s.truncated_fraction, s.no_answer_fraction]

@@ -92,6 +92,16 @@ def eval_id(*, subject: str, step: int | None, suite_hash: str, decoding: Mappin
     return digest([SCHEMA_VERSION, subject, step, suite_hash, dict(decoding)])[:8]
 
 
+def verify_code(run_dir: Path) -> None:
+    """Raise ValueError when the code that would train is not the code that the run was planned with."""
+    planned = read_json(run_dir / "plan.json")["code_sha"]
+    if code_sha() != planned:
+        raise ValueError(
+            f"the code changed after the run was planned (now {code_sha()[:12]}, planned {planned[:12]}): "
+            "give the command again, which plans a run of the code as it is"
+        )
+
+
 def verify(run_dir: Path) -> dict[str, Any]:
     """The frozen config of a run folder, proven to be the one that was planned.
 
@@ -114,7 +124,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: the folder is no complete run or sweep folder") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}): restore it, or remove its folder and plan again") from None
+        raise ValueError(
+            f"{path} is damaged ({error}): restore it, or remove its folder and plan again"
+        ) from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
     return value

@@ -40,7 +40,9 @@ def run_sweep(sweep: Sweep) -> list[str]:
     failed = _dispatch(plan, console)
     show_report(plan.store, sweep.name, tracking_uri=plan.tracking_uri, console=console)
     if failed:
-        console.print(f"[red]{len(failed)} of {len(plan.runs)} runs did not finish; the same command tries them again")
+        console.print(
+            f"[red]{len(failed)} of {len(plan.runs)} runs did not finish; the same command tries them again"
+        )
         raise SystemExit(1)
     return [str(entry["run_id"]) for entry in plan.entries]
 
@@ -85,7 +87,9 @@ def show_report(store: Path, name: str, *, tracking_uri: str, console: Console) 
     synced = sync_sweep(store, name, uri=tracking_uri)
     console.print(f"report  {files.markdown}\n        {files.csv}", highlight=False, soft_wrap=True)
     if synced.delayed:
-        console.print(f"[yellow]MLflow was not reached ({synced.delayed}); nothing is lost: tokensweep sync {name}")
+        console.print(
+            f"[yellow]MLflow was not reached ({synced.delayed}); nothing is lost: tokensweep sync {name}"
+        )
     console.print(f"MLflow  {ui_command(tracking_uri, store)}", highlight=False, soft_wrap=True)
 
 
@@ -111,7 +115,12 @@ def dry_run(sweep: Sweep) -> None:
     for entry in track(plan.entries, console=console, transient=True):
         state = "to do" if entry["run_id"] in missing else "finished"
         table.add_row(
-            entry["setting"], entry["arm"], str(entry["seed"]), entry["run_id"], state, " ".join(entry["overrides"])
+            entry["setting"],
+            entry["arm"],
+            str(entry["seed"]),
+            entry["run_id"],
+            state,
+            " ".join(entry["overrides"]),
         )
     console.print(table)
 
@@ -123,7 +132,9 @@ def regrade_sweep(store: Path, name: str, *, console: Console) -> None:
     from tokensweep.registry import build
 
     register_components()
-    run_ids = dict.fromkeys(row["run_id"] for row in read_json(store / "sweeps" / name / "sweep.json")["runs"])
+    run_ids = dict.fromkeys(
+        row["run_id"] for row in read_json(store / "sweeps" / name / "sweep.json")["runs"]
+    )
     for run_id in track(run_ids, description="regrading", console=console, transient=True):
         run_dir = store / "runs" / run_id
         engine = verify(run_dir)["rollout"]

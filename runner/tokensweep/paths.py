@@ -23,14 +23,20 @@ def conf_dir() -> Path:
 
 
 def extension_dirs() -> list[Path]:
-    """Folders in ``TOKENSWEEP_PATH`` (separated like ``PATH``), each with any of conf/, sweeps/, sites/, methods/.
+    """Folders in ``TOKENSWEEP_PATH`` (separated like ``PATH``) with conf/, sweeps/, sites/, methods/ in them.
 
     Raises ValueError for an entry that is no folder.
     """
-    folders = [Path(entry).expanduser().resolve() for entry in os.environ.get("TOKENSWEEP_PATH", "").split(os.pathsep) if entry]
+    folders = [
+        Path(entry).expanduser().resolve()
+        for entry in os.environ.get("TOKENSWEEP_PATH", "").split(os.pathsep)
+        if entry
+    ]
     for folder in folders:
         if not folder.is_dir():
-            raise ValueError(f"TOKENSWEEP_PATH must list folders, but {folder} is none: create it or drop the entry")
+            raise ValueError(
+                f"TOKENSWEEP_PATH must list folders, but {folder} is none: create it or drop the entry"
+            )
     return folders
 
 

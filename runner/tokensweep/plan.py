@@ -15,7 +15,6 @@ from tokensweep.ledger import read_run
 from tokensweep.registry import build
 from tokensweep.sweepfile import Job, Sweep
 
-
 # Concern the command and not the run; a tracking URI may hold a password, so it is never written.
 _LAUNCH_KEYS = ("store", "jobs", "sweep", "code", "tracking")
 
@@ -176,7 +175,12 @@ def plan_evals(
         source, suite_hash = source_of(node)
         sampling = {key: settings[key] for key in ("temperature", "top_p", "top_k", "max_tokens")}
         sampling["max_tokens"] = sampling["max_tokens"] or source.max_tokens
-        decoding = {**sampling, "seed": settings["seed"], "engine": config["rollout"], "dtype": config["compute"]["dtype"]}
+        decoding = {
+            **sampling,
+            "seed": settings["seed"],
+            "engine": config["rollout"],
+            "dtype": config["compute"]["dtype"],
+        }
         ident = eval_id(subject=subject, step=step, suite_hash=suite_hash, decoding=decoding)
         entries.append(
             {
@@ -226,7 +230,9 @@ def write_plan(plan: Plan) -> None:
     write_json(path, content)
 
 
-def merge_entries(known: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def merge_entries(
+    known: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
     """Entries of earlier calls stay as long as their arm still means the same overrides."""
     new = list(new)
     cells = {(e["setting"], e["arm"], e["seed"]) for e in new}
@@ -248,7 +254,11 @@ def _write_run(run: PlannedRun, folder: Path) -> None:
         for entry in run.evals:
             before = entries.get(entry["eval_id"], entry)
             most = max(entry["num_samples"], before["num_samples"])
-            entries[entry["eval_id"]] = {**entry, "num_samples": most, "k": sorted({*entry["k"], *before["k"]})}
+            entries[entry["eval_id"]] = {
+                **entry,
+                "num_samples": most,
+                "k": sorted({*entry["k"], *before["k"]}),
+            }
         if list(entries.values()) != plan["evals"]:
             write_json(path, {**plan, "evals": list(entries.values())})
         return

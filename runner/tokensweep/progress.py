@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tokensweep.files import last_line
 from tokensweep.identity import read_json
 from tokensweep.ledger import read_run
-
-_TAIL_BYTES = 8192  # a metrics row is about 1 kB
 
 
 class Board:
@@ -59,7 +58,9 @@ class Board:
             self._console.print(f"[green]done[/]   {label}  {seconds}")
         else:
             reason = record.error or "the worker ended without a word; its log is in the run folder"
-            self._console.print(f"[red]{record.status}[/] {label}  {reason.splitlines()[0]}\n         {folder}")
+            self._console.print(
+                f"[red]{record.status}[/] {label}  {reason.splitlines()[0]}\n         {folder}"
+            )
 
     def stop(self) -> None:
         """Take the live display down."""
@@ -86,18 +87,7 @@ def _last_event(folder: Path) -> str:
     return "warm start / loading" if attempts else "starting"
 
 
-def last_metrics(folder: Path) -> dict[str, object] | None:  # type: ignore[type-arg]
-    """The newest complete row of a run's newest metric spool, without reading the whole file."""
-    spools = sorted((folder / "attempts").glob("*/metrics.jsonl"))
-    if not spools:
-        return None
-    with spools[-1].open("rb") as file:
-        file.seek(max(0, spools[-1].stat().st_size - _TAIL_BYTES))
-        lines = file.read().split(b"\n")[:-1]
-    for line in reversed(lines):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        return row if isinstance(row, dict) else None
-    return None
+def last_metrics(folder: Path) -> dict[str, Any] | None:
+    """The newest complete row of the metrics of a run's newest attempt."""
+    attempts = sorted((folder / "attempts").glob("[0-9]*"))
+    return last_line(attempts[-1] / "metrics.jsonl") if attempts else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -43,7 +44,9 @@ def component(group: str, name: str) -> Callable[[type[T]], type[T]]:
 
 def components(group: str) -> dict[str, type[Any]]:
     """All registered classes of a config group by option name."""
-    return {kind.rpartition("/")[2]: cls for kind, cls in _registered.items() if kind.rpartition("/")[0] == group}
+    return {
+        kind.rpartition("/")[2]: cls for kind, cls in _registered.items() if kind.rpartition("/")[0] == group
+    }
 
 
 def build(node: Mapping[str, Any]) -> Any:
@@ -82,7 +85,7 @@ def _schema(cls: type[Any], kind: str) -> type[Any]:
         if f.default_factory is not dataclasses.MISSING:
             value = dataclasses.field(default_factory=f.default_factory)
         elif f.default is not dataclasses.MISSING:
-            value = dataclasses.field(default_factory=lambda v=f.default: list(v) if isinstance(v, tuple) else v)
+            value = dataclasses.field(default_factory=partial(_mutable, f.default))
         else:
             value = dataclasses.field(default=MISSING)
         columns.append((f.name, _list_hint(hints[f.name]), value))
@@ -91,4 +94,9 @@ def _schema(cls: type[Any], kind: str) -> type[Any]:
 
 def _list_hint(hint: Any) -> Any:
     """OmegaConf has lists where a frozen component has tuples."""
-    return list[hint.__args__[0]] if hint in _TUPLE_HINTS else hint  # type: ignore[misc, name-defined]  # runtime type
+    return list[hint.__args__[0]] if hint in _TUPLE_HINTS else hint
+
+
+def _mutable(default: Any) -> Any:
+    """A default as OmegaConf holds it."""
+    return list(default) if isinstance(default, tuple) else default

@@ -50,7 +50,9 @@ def find_sweep(name: str) -> Path:
     for folder in sweep_dirs():
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    known = sorted({path.stem for folder in sweep_dirs() if folder.is_dir() for path in folder.glob("*.yaml")})
+    known = sorted(
+        {path.stem for folder in sweep_dirs() if folder.is_dir() for path in folder.glob("*.yaml")}
+    )
     raise ValueError(f"no sweep {name!r}: known are {', '.join(known)}; or give the path of a YAML file")
 
 
@@ -71,7 +73,9 @@ def load_sweep(
     content = _read(path)
     scales = content.get("scales", {})
     if scale not in scales:
-        raise ValueError(f"{path} has no scale {scale!r}: choose scale=NAME from {', '.join(map(str, scales))}")
+        raise ValueError(
+            f"{path} has no scale {scale!r}: choose scale=NAME from {', '.join(map(str, scales))}"
+        )
     at_scale = scales[scale]
     _only(at_scale, _SCALE_KEYS, f"{path}: scales.{scale}")
     merged = {**content, **{k: v for k, v in at_scale.items() if k not in {"base", "arms"}}}
@@ -117,7 +121,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _only(node: Mapping[str, Any], known: set[str], where: str) -> None:
     unknown = sorted(set(node) - known)
     if unknown:
-        raise ValueError(f"{where} has unknown keys {', '.join(unknown)}: known are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{where} has unknown keys {', '.join(unknown)}: known are {', '.join(sorted(known))}"
+        )
 
 
 def _choose(arms: Mapping[str, Any], names: Sequence[str] | None, path: Path) -> dict[str, Any]:
@@ -159,11 +165,15 @@ def adhoc_sweep(job_overrides: Sequence[Sequence[str]], *, name: str, scale: str
     """
     split = [dict(_split(override) for override in job) for job in job_overrides]
     varying = [
-        key for key in dict.fromkeys(key for job in split for key in job) if len({job.get(key) for job in split}) > 1
+        key
+        for key in dict.fromkeys(key for job in split for key in job)
+        if len({job.get(key) for job in split}) > 1
     ]
     jobs = []
     for job, overrides in zip(split, job_overrides, strict=True):
-        labels = [f"{key.rpartition('.')[2]}={job.get(key)}" for key in varying if key not in {"seed", "data"}]
+        labels = [
+            f"{key.rpartition('.')[2]}={job.get(key)}" for key in varying if key not in {"seed", "data"}
+        ]
         jobs.append(Job(job.get("data", ""), " ".join(labels) or "run", tuple(overrides)))
     return Sweep(name=name, jobs=tuple(jobs), scale=scale)
 

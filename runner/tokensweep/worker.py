@@ -62,7 +62,7 @@ def _work(run_dir: Path, attempt: Attempt) -> None:
     from transformers.utils import logging
 
     from tokensweep.compose import register_components
-    from tokensweep.identity import read_json, verify
+    from tokensweep.identity import read_json, verify, verify_code
     from tokensweep.train.trainer import run_training
 
     logging.disable_progress_bar()  # of loading and saving, which nobody reads in a log
@@ -71,6 +71,7 @@ def _work(run_dir: Path, attempt: Attempt) -> None:
     record = read_run(run_dir)
     cache = run_dir.resolve().parents[1] / "models"  # <store>/runs/<id> lies beside <store>/models
     if record.trained_step is None:
+        verify_code(run_dir)
         run_training(config, run_dir, attempt, cache=cache)
     plan = read_json(run_dir / "plan.json")
     missing = [e for e in plan["evals"] if record.evaluated.get(e["eval_id"], 0) < e["num_samples"]]

@@ -235,7 +235,15 @@ def test_a_new_grader_reads_the_stored_texts_and_samples_nothing(tmp_path: Path,
 
 def test_regrading_needs_no_model_and_renews_the_summary(tmp_path: Path, policy: Policy) -> None:
     before = run(policy, tmp_path, engine=Counting(policy), spec=spec())
-    entry = {"suite": "digits", "eval_id": "e1", "revision": "r1", "step": 20, "num_samples": 4, "k": [1, 2], "seed": 0}
+    entry = {
+        "suite": "digits",
+        "eval_id": "e1",
+        "revision": "r1",
+        "step": 20,
+        "num_samples": 4,
+        "k": [1, 2],
+        "seed": 0,
+    }
     entry["sampling"] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 4}
     changed = regrade_entry(tmp_path, Lenient(), entry, engine={})
     assert changed == round((1 - before.avg) * 12)

@@ -11,18 +11,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tokensweep.ledger import read_events, read_metrics, read_run
 
 pytestmark = pytest.mark.slow
 
-# One-step chains and a model of 20 thousand weights: a run takes about two seconds after the imports.
+# One-step chains and a model that gets one in ten right: mixed groups, and runs of two seconds.
 _SMALL = (
-    "data.steps=1 data.size=64 data.max_tokens=8 model.hidden=32 model.layers=2 model.heads=2 model.head_dim=16 "
-    "model.mlp=64 model.steps=120 steps=2 batch.prompts=4 checkpoint.every=1 eval.held_out=4 eval.num_samples=8"
-).split()
+    *(
+        "data.steps=1",
+        "data.size=64",
+        "data.max_tokens=8",
+        "batch.prompts=4",
+        "steps=2",
+        "checkpoint.every=1",
+    ),
+    *(
+        "model.hidden=48",
+        "model.layers=2",
+        "model.heads=3",
+        "model.head_dim=16",
+        "model.mlp=96",
+        "model.steps=200",
+    ),
+    *("eval.held_out=4", "eval.num_samples=8"),
+)
 
 
-def tokensweep(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def tokensweep(
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tokensweep.cli", *arguments],
         cwd=cwd,
@@ -100,8 +118,8 @@ def test_four_orders_of_the_hoelder_mean_end_with_four_different_models(store: P
 
 def test_an_annealed_run_logs_the_falling_order(store: Path) -> None:
     done = tokensweep(
-        "train", *_SMALL, "method=holderpo_annealed", "method.schedules.holder_p.steps=2", "method.updates_per_batch=2",
-        "steps=3", "sweep=annealed", f"store={store}", cwd=store,
+        "train", *_SMALL, "method=holderpo_annealed", "method.schedules.holder_p.steps=2",
+        "method.updates_per_batch=2", "steps=3", "sweep=annealed", f"store={store}", cwd=store,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     (row,) = _runs(store, "annealed")
@@ -118,7 +136,9 @@ def test_the_kept_share_of_a_threshold_is_logged(store: Path) -> None:
     kept = {}
     for row in _runs(store, "thresholds"):
         rows = read_metrics(store / "runs" / row["run_id"])
-        kept[row["arm"]] = [m["metrics"]["loss/kept_fraction"] for m in rows if "loss/kept_fraction" in m["metrics"]]
+        kept[row["arm"]] = [
+            m["metrics"]["loss/kept_fraction"] for m in rows if "loss/kept_fraction" in m["metrics"]
+        ]
     assert set(kept["threshold=0.0"]) == {1.0}  # entropy is never below 0 nats
     assert all(0 < share < 1 for share in kept["threshold=0.3"])
     assert not any(kept["threshold=50"])  # log(64), the most there can be, is 4.2 nats
@@ -130,7 +150,9 @@ def test_a_changed_frozen_config_ends_as_a_failed_run_with_its_reason(store: Pat
     folder = store / "runs" / row["run_id"]
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "steps": 1}))
-    again = tokensweep("train", *_SMALL, "seed=9", "eval.num_samples=9", "sweep=tampered", f"store={store}", cwd=store)
+    again = tokensweep(
+        "train", *_SMALL, "seed=9", "eval.num_samples=9", "sweep=tampered", f"store={store}", cwd=store
+    )
     assert again.returncode == 1
     assert "was changed after it was planned" in (read_run(folder).error or "")
     assert "was changed after it was planned" in again.stdout.replace("\n", " ")
@@ -138,11 +160,15 @@ def test_a_changed_frozen_config_ends_as_a_failed_run_with_its_reason(store: Pat
 
 def test_evaluate_takes_a_run_or_a_model(store: Path) -> None:
     (row,) = _runs(store, "first")
-    of_run = tokensweep("evaluate", f"run={row['run_id'][:8]}", f"store={store}", "eval.num_samples=9", cwd=store)
+    of_run = tokensweep(
+        "evaluate", f"run={row['run_id'][:8]}", f"store={store}", "eval.num_samples=9", cwd=store
+    )
     assert of_run.returncode == 0, of_run.stderr
     assert "pass@8" in of_run.stdout
     small = [o for o in _SMALL if o.startswith(("data.", "model.", "eval."))]
-    of_model = tokensweep("evaluate", "model=tiny", "data=ops", "eval=held_out", *small, f"store={store}", cwd=store)
+    of_model = tokensweep(
+        "evaluate", "model=tiny", "data=ops", "eval=held_out", *small, f"store={store}", cwd=store
+    )
     assert of_model.returncode == 0, of_model.stderr
     neither = tokensweep("evaluate", f"store={store}", cwd=store)
     assert neither.returncode == 2
@@ -206,5 +232,7 @@ def test_help_names_groups_and_examples_and_writes_nothing(tmp_path: Path) -> No
     text = tokensweep("train", "--help", cwd=tmp_path).stdout
     assert "method.ratio.p=-2,0,1,2" in text
     assert "forking_tokens" in text
-    assert "fraction: 0.2" in tokensweep("train", "--cfg", "job", "method=forking_tokens", cwd=tmp_path).stdout
+    assert (
+        "fraction: 0.2" in tokensweep("train", "--cfg", "job", "method=forking_tokens", cwd=tmp_path).stdout
+    )
     assert not list(tmp_path.iterdir())

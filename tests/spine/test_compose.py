@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from hydra.errors import HydraException
+
 from tokensweep.compose import explain, freeze_run, register_components
 from tokensweep.loss.method import build_method
 
@@ -49,7 +50,9 @@ def test_a_value_out_of_range_is_refused_by_key(override: str, message: str) -> 
         freeze_run(["method=forking_tokens", override])
 
 
-@pytest.mark.parametrize("override", ["nonsense=1", "method.ratio.q=1", "method.token_weights.entropy.side=up", "seed=x"])
+@pytest.mark.parametrize(
+    "override", ["nonsense=1", "method.ratio.q=1", "method.token_weights.entropy.side=up", "seed=x"]
+)
 def test_an_unknown_key_a_bad_enum_and_a_wrong_type_do_not_compose(override: str) -> None:
     with pytest.raises(HydraException, match=r"Could not override|Error merging override"):
         freeze_run(["method=forking_tokens", override])
@@ -62,13 +65,17 @@ def test_the_error_for_an_unknown_key_names_the_nearest_one() -> None:
 
 
 def test_a_key_that_a_schedule_drives_cannot_be_overridden() -> None:
-    with pytest.raises(ValueError, match=r"method.ratio.p is driven by the schedule 'holder_p': change method.schedules"):
+    with pytest.raises(
+        ValueError, match=r"method.ratio.p is driven by the schedule 'holder_p': change method.schedules"
+    ):
         freeze_run(["method=holderpo_annealed", "method.ratio.p=1"])
     freeze_run(["method=holderpo_annealed", "~method.schedules.holder_p", "method.ratio.p=1"])
 
 
 def test_an_off_policy_knob_on_policy_is_refused_with_the_reason() -> None:
-    with pytest.raises(ValueError, match=r"method.ratio.p has no effect here: one update per optimiser batch"):
+    with pytest.raises(
+        ValueError, match=r"method.ratio.p has no effect here: one update per optimiser batch"
+    ):
         freeze_run(["method=holderpo", "method.updates_per_batch=1", "method.ratio.p=2"])
 
 
@@ -93,5 +100,11 @@ def test_two_presets_for_one_slot_are_refused_with_both_names() -> None:
 def test_a_piece_of_a_map_slot_can_be_dropped_and_added() -> None:
     dropped = freeze_run(["method=forking_tokens", "~method.token_weights.entropy"])
     assert dropped["method"]["token_weights"] == {}
-    added = freeze_run(["method=dapo", "+method/token_weights@method.token_weights.low=entropy", "method.token_weights.low.side=low"])
+    added = freeze_run(
+        [
+            "method=dapo",
+            "+method/token_weights@method.token_weights.low=entropy",
+            "method.token_weights.low.side=low",
+        ]
+    )
     assert added["method"]["token_weights"]["low"]["side"] == "low"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tokensweep.compose import freeze_run, register_components
 from tokensweep.identity import digest, identity_of, run_id, verify
 from tokensweep.plan import merge_entries, plan_evals
@@ -19,7 +20,15 @@ def _identity(*overrides: str) -> str:
 
 @pytest.mark.parametrize(
     "override",
-    ["eval.num_samples=16", "compute.threads=2", "jobs=3", "store=elsewhere", "sweep=x", "checkpoint.every=2", "scale=tiny"],
+    [
+        "eval.num_samples=16",
+        "compute.threads=2",
+        "jobs=3",
+        "store=elsewhere",
+        "sweep=x",
+        "checkpoint.every=2",
+        "scale=tiny",
+    ],
 )
 def test_where_and_how_it_is_evaluated_is_no_part_of_a_run(override: str) -> None:
     assert _identity(override) == _identity()
@@ -27,15 +36,20 @@ def test_where_and_how_it_is_evaluated_is_no_part_of_a_run(override: str) -> Non
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=1", "steps=7", "optim.lr=1e-5", "method=cispo", "method.updates_per_batch=2", "data=order", "model.seed=1",
-     "sampling.temperature=0.9", "compute.dtype=bfloat16", "+method.schedules.x={path:surrogate.high,start:0.1,end:0.2,steps:5}"],
-)  # fmt: skip
+    [
+        *("seed=1", "steps=7", "optim.lr=1e-5", "method=cispo", "method.updates_per_batch=2", "data=order"),
+        *("model.seed=1", "sampling.temperature=0.9", "compute.dtype=bfloat16"),
+        "+method.schedules.x={path:surrogate.high,start:0.1,end:0.2,steps:5}",
+    ],
+)
 def test_what_can_change_a_number_is_part_of_a_run(override: str) -> None:
     assert _identity(override) != _identity()
 
 
 def test_a_value_spelled_out_at_its_default_changes_nothing() -> None:
-    assert _identity("method=forking_tokens", "method.token_weights.entropy.fraction=0.2") == _identity("method=forking_tokens")
+    assert _identity("method=forking_tokens", "method.token_weights.entropy.fraction=0.2") == _identity(
+        "method=forking_tokens"
+    )
     assert _identity("method.updates_per_batch=4") == _identity()  # scale tiny says 4 already
 
 
@@ -74,7 +88,13 @@ def test_a_changed_frozen_config_is_refused(tmp_path: Path) -> None:
 
 def test_earlier_seeds_of_an_arm_stay_until_the_arm_means_something_else() -> None:
     def row(arm: str, seed: int, *overrides: str) -> dict[str, Any]:
-        return {"setting": "ops", "arm": arm, "seed": seed, "overrides": list(overrides), "run_id": f"{arm}{seed}"}
+        return {
+            "setting": "ops",
+            "arm": arm,
+            "seed": seed,
+            "overrides": list(overrides),
+            "run_id": f"{arm}{seed}",
+        }
 
     known = [row("a", 0, "x=1"), row("a", 1, "x=1"), row("b", 0, "y=1")]
     more_seeds = merge_entries(known, [row("a", 2, "x=1")])

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tokensweep.sweepfile import Sweep, adhoc_sweep, load_sweep, to_overrides
 
 _FILE = """
@@ -59,7 +60,10 @@ def test_seeds_arms_and_overrides_of_the_command_line_win(tmp_path: Path) -> Non
     [
         (_FILE.replace("baseline: a", "baseline: c"), "baseline must be one of the arms a, b"),
         (_FILE.replace("seeds:", "seed:"), "unknown keys seed"),
-        (_FILE.replace("arms: [b]", "arms: [z]").replace("tiny:", "other:").replace("small:", "tiny:"), "no arm z"),
+        (
+            _FILE.replace("arms: [b]", "arms: [z]").replace("tiny:", "other:").replace("small:", "tiny:"),
+            "no arm z",
+        ),
         ("- a list", "must hold a mapping"),
         ("a: [", "no valid YAML"),
     ],
@@ -72,7 +76,7 @@ def test_a_bad_file_is_refused_by_name(tmp_path: Path, text: str, message: str) 
 def test_an_unknown_scale_or_sweep_lists_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="choose scale=NAME from tiny, small"):
         _load(tmp_path, scale="huge")
-    with pytest.raises(ValueError, match="no sweep 'nope': known are .*forking_tokens"):
+    with pytest.raises(ValueError, match=r"no sweep 'nope': known are .*forking_tokens"):
         load_sweep("nope", scale="tiny")
 
 

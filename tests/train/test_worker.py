@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from tokensweep.identity import digest
-from tokensweep.ledger import Attempt, Kind, Status, read_events, read_run
+from tokensweep.identity import code_sha, digest
+from tokensweep.ledger import Attempt, Kind, Status, read_events, read_metrics, read_run
 from tokensweep.train.setup import DataError
 from tokensweep.train.update import NonFiniteError
 from tokensweep.worker import Failure, RunJob, classify
@@ -43,6 +43,7 @@ def planned(store: Path, config: dict[str, Any], *, num_samples: int = 2) -> Pat
     plan = {
         "run_id": "r1",
         "config_sha": digest(config),
+        "code_sha": code_sha(),
         "steps": config["steps"],
         "evals": [entry],
         "created": time.time(),
@@ -54,6 +55,16 @@ def planned(store: Path, config: dict[str, Any], *, num_samples: int = 2) -> Pat
 
 def kinds(run_dir: Path) -> list[str]:
     return [event["kind"] for event in read_events(run_dir)]
+
+
+def test_code_that_changed_since_the_plan_trains_nothing(tmp_path: Path, small_config: Make) -> None:
+    run_dir = planned(tmp_path, small_config())
+    plan = json.loads((run_dir / "plan.json").read_text())
+    (run_dir / "plan.json").write_text(json.dumps({**plan, "code_sha": "another"}))
+    with pytest.raises(ValueError, match=r"the code changed after the run was planned"):
+        RunJob(run_dir)()
+    assert read_run(run_dir).error_class == "bad_config"
+    assert read_metrics(run_dir) == []
 
 
 def test_a_job_trains_evaluates_and_says_that_it_finished(tmp_path: Path, small_config: Make) -> None:

@@ -31,7 +31,6 @@ from tokensweep.train.checkpoint import (
 from tokensweep.train.collect import Collected
 from tokensweep.train.passes import Scorer, autocast
 from tokensweep.train.setup import assemble, collector_of, optimizer_of, prepare_torch, reference_policy
-
 from tokensweep.train.stored import store_rollouts
 from tokensweep.train.update import Updater
 
