@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.constrain import Constrain
+from rich.padding import Padding
 from rich.text import Text
 
 from tokensweep.files import replacing, write_text
 from tokensweep_analysis.intervals import Estimate
-from tokensweep_analysis.tables import Comparison, Row, to_frame
+from tokensweep_analysis.layout import Cell, Column, FittedTable
+from tokensweep_analysis.tables import Comparison, Row, Trouble, to_frame
 
 _NOTHING = "-"
+_PROSE_WIDTH = 100  # longer lines are hard to read
+_BOLD = "A difference in bold has an interval that excludes 0."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,84 +44,140 @@ def write_report(comparison: Comparison, folder: Path) -> ReportFiles:
 
 
 def render(comparison: Comparison) -> list[RenderableType]:
-    """Per setting and benchmark a table of results and one of costs, then what is missing."""
+    """Per setting and benchmark a table of results and one of costs; then what they mean, what is missing."""
+    sections = list(_sections(comparison))
     parts: list[RenderableType] = []
-    for section in _sections(comparison):
-        parts.append(
-            Group(
-                _rich(section.title, section.header, [_narrow(row) for row in section.results]),
-                _rich("", section.costs_header, section.costs),
-                Text(section.caption, style="dim"),
-            )
-        )
+    for section in sections:
+        own = [_prose(section.own_facts(sections)), ""] if section.own_facts(sections) else []
+        results, costs = FittedTable(section.results), FittedTable(section.costs)
+        parts.append(Group(Text(section.title, style="bold"), "", results, "", costs, "", *own))
+    shared = _shared_facts(sections)
+    if any(cell.strong for section in sections for column in section.results for cell in column.cells):
+        shared.append(_BOLD)
+    parts.append(Group(_prose(shared), *([""] if comparison.note else []), _prose([comparison.note]), ""))
     if comparison.troubles:
-        parts.append(_rich("Not in the table", _TROUBLES_HEADER, _troubles(comparison)))
+        lines = [line for trouble in comparison.troubles for line in _trouble_lines(trouble)]
+        parts.append(Group(Text("Not in the table", style="bold"), *lines, ""))
     return parts
 
 
 def to_markdown(comparison: Comparison) -> str:
     """The report as GitHub-flavoured Markdown."""
+    sections = list(_sections(comparison))
     lines = [f"# {comparison.name}", ""]
     facts = [("Question", comparison.question), ("Paper", comparison.paper)]
     lines += [line for name, text in facts if text for line in (f"{name}: {text}", "")]
-    for section in _sections(comparison):
-        lines += [f"## {_escaped(section.title)}", "", *_markdown(section.header, section.results), ""]
-        lines += [*_markdown(section.costs_header, section.costs), "", section.caption, ""]
+    for section in sections:
+        lines += [f"## {_escaped(section.title)}", ""]
+        lines += [*_markdown((*section.results, *section.df)), "", *_markdown(section.costs), ""]
+        lines += _paragraph(section.own_facts(sections))
+    lines += ["## What the numbers are", "", *_paragraph(_shared_facts(sections))]
+    lines += _paragraph([comparison.note])
     if comparison.troubles:
-        lines += ["## Not in the table", "", *_markdown(_TROUBLES_HEADER, _troubles(comparison)), ""]
+        lines += ["## Not in the table", "", *_markdown(_trouble_columns(comparison), align="---"), ""]
+    return "\n".join(lines)
+
+
+def to_compact_markdown(comparison: Comparison) -> str:
+    """One table per setting and benchmark, and one line on what the numbers are. For a README.
+
+    It has the smallest and the largest pass@k, and of the differences only the smallest k.
+    """
+    sections = list(_sections(comparison, compact=True))
+    lines = []
+    for section in sections:
+        lines += [
+            f"**{_escaped(section.title)}**",
+            "",
+            *_markdown((*section.results, *section.costs[1:])),
+            "",
+        ]
+        lines += _paragraph(section.own_facts(sections))
+    lines += _paragraph([*_shared_facts(sections), comparison.note])
     return "\n".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Section:
-    """One setting and benchmark, as text."""
+    """One setting and benchmark, as text. The first column of each table holds the arms."""
 
     title: str
-    header: list[str]
-    results: list[list[str]]
-    costs_header: list[str]
-    costs: list[list[str]]
-    caption: str
+    results: tuple[Column, ...]
+    df: tuple[Column, ...]  # behind the results where there is room for it
+    costs: tuple[Column, ...]
+    facts: tuple[str, ...]  # sentences on what its numbers are
+
+    def own_facts(self, sections: Sequence[_Section]) -> list[str]:
+        """Those that do not hold for all of ``sections``."""
+        return [fact for fact in self.facts if fact not in _shared_facts(sections)]
 
 
-def _sections(comparison: Comparison) -> Iterator[_Section]:
+def _shared_facts(sections: Sequence[_Section]) -> list[str]:
+    """Sentences that hold for every section: said once."""
+    first = sections[0].facts if sections else ()
+    return [fact for fact in first if all(fact in section.facts for section in sections)]
+
+
+def _sections(comparison: Comparison, *, compact: bool = False) -> Iterator[_Section]:
     for (setting, benchmark), group in groupby(comparison.rows, key=lambda row: (row.setting, row.benchmark)):
         rows = list(group)
         ks = [k for k in comparison.ks if any(k in row.pass_at for row in rows)]
         compared = [k for k in ks if any(k in row.difference for row in rows)]
-        columns = [(name, cell) for name, cell in _COSTS if any(cell(row) != _NOTHING for row in rows)]
-        title = benchmark if setting in ("", benchmark) else f"{setting}: {benchmark}"
+        if compact:
+            ks, compared = sorted({*ks[:1], *ks[-1:]}), compared[:1]
+        costs = [_column(name, [cell(row) for row in rows]) for name, cell in _costs(compact=compact)]
+        arms = _column("arm", [row.arm for row in rows])
         yield _Section(
-            title=title,
-            header=[
-                "arm",
-                "runs",
-                *(f"pass@{k}" for k in ks),
-                *(f"pass@{k} vs {comparison.baseline}" for k in compared),
-                *(f"df@{k}" for k in compared[:1]),
-            ],
-            results=[_results(row, ks, compared) for row in rows],
-            costs_header=["arm", *(name for name, _ in columns)],
-            costs=[[row.arm, *(cell(row) for _, cell in columns)] for row in rows],
-            caption=_caption(comparison, rows),
+            title=benchmark if setting in ("", benchmark) else f"{setting}: {benchmark}",
+            results=(arms, *_results(comparison, rows, ks, compared, compact=compact)),
+            df=tuple(_column(f"df@{k}", [_df(row.difference.get(k)) for row in rows]) for k in compared[:1]),
+            costs=(arms, *(c for c in costs if any(str(cell) != _NOTHING for cell in c.cells))),
+            facts=tuple(_facts(comparison, rows)),
         )
 
 
-def _results(row: Row, ks: Sequence[int], compared: Sequence[int]) -> list[str]:
-    values = [_estimate(row.pass_at.get(k)) for k in ks]
-    differences = [_estimate(row.difference.get(k), sign="+") for k in compared]
-    df = [_number(row.difference[k].df if row.difference else None, "{:.1f}") for k in compared[:1]]
-    return [row.arm, f"{len(row.seeds)}/{row.num_planned}", *values, *differences, *df]
+def _results(
+    comparison: Comparison, rows: Sequence[Row], ks: Sequence[int], compared: Sequence[int], *, compact: bool
+) -> Iterator[Column]:
+    """How many runs count, pass@k, and the differences to the baseline."""
+    interval = (f"[{100 * comparison.confidence:.0f} %]",) if compact else ()
+    yield Column(Cell(("runs",)), tuple(_runs(row) for row in rows))
+    for k in ks:
+        yield Column(Cell((f"pass@{k}", *interval)), tuple(_estimate(row.pass_at.get(k)) for row in rows))
+    for k in compared:
+        header = Cell((f"pass@{k}", f"vs {comparison.baseline}", *interval))
+        yield Column(header, tuple(_difference(row.difference.get(k)) for row in rows))
 
 
-def _estimate(estimate: Estimate | None, *, sign: str = "") -> str:
-    """Points out of 100 with the interval in brackets."""
+def _column(header: str, cells: Iterable[str]) -> Column:
+    """A column whose header may be broken at its first space."""
+    return Column(Cell(tuple(header.split(" ", 1))), tuple(Cell((cell,)) for cell in cells))
+
+
+def _runs(row: Row) -> Cell:
+    """Runs that count of those planned, and how many failed if any did."""
+    done = f"{len(row.seeds)}/{row.num_planned}"
+    return Cell((f"{done},", f"{row.num_failed} failed") if row.num_failed else (done,))
+
+
+def _difference(estimate: Estimate | None) -> Cell:
+    """Strong when its interval excludes 0."""
+    strong = estimate is not None and (estimate.low > 0 or estimate.high < 0)
+    return Cell(_estimate(estimate, sign="+").parts, strong=strong)
+
+
+def _estimate(estimate: Estimate | None, *, sign: str = "") -> Cell:
+    """Points out of 100 and the interval in brackets."""
     if estimate is None:
-        return _NOTHING
+        return Cell((_NOTHING,))
     value = f"{100 * estimate.value:{sign}.1f}"
     if estimate.low != estimate.low:  # NaN: the data give no interval
-        return f"{value} [none]"
-    return f"{value} [{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]"
+        return Cell((value, "[none]"))
+    return Cell((value, f"[{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]"))
+
+
+def _df(estimate: Estimate | None) -> str:
+    return _number(estimate.df if estimate else None, "{:.1f}")
 
 
 def _number(value: float | None, form: str) -> str:
@@ -128,44 +188,50 @@ def _share(value: float | None) -> str:
     return _NOTHING if value is None else f"{100 * value:.1f}"
 
 
-_COSTS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+_Cost = tuple[str, Callable[[Row], str]]
+_KEPT: tuple[_Cost, ...] = (
     ("tokens kept %", lambda row: _share(row.kept_fraction)),
     ("entropy kept %", lambda row: _share(row.entropy_kept_fraction)),
+)
+_EVALUATED: tuple[_Cost, ...] = (
     ("truncated %", lambda row: _share(row.truncated_fraction)),
     ("no answer %", lambda row: _share(row.no_answer_fraction)),
     ("length", lambda row: _number(row.length_mean, "{:.1f}")),
     ("tokens generated", lambda row: _number(row.generated_tokens, "{:,.0f}")),
-    ("seconds", lambda row: _number(row.seconds, "{:.0f}")),
 )
+_TIME: tuple[_Cost, ...] = (("seconds", lambda row: _number(row.seconds, "{:.0f}")),)
 
 
-def _caption(comparison: Comparison, rows: Sequence[Row]) -> str:
-    """What the numbers of a table are, and what they are not."""
+def _costs(*, compact: bool) -> tuple[_Cost, ...]:
+    return (*_KEPT, *_TIME) if compact else (*_KEPT, *_EVALUATED, *_TIME)
+
+
+def _facts(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
+    """What the numbers of a table are, and what they are not, a sentence each."""
     done = [row for row in rows if row.pass_at]
     estimates = [each for row in done for each in (*row.pass_at.values(), *row.difference.values())]
     estimands = sorted({each.estimand.value for each in estimates})
-    parts = [
+    several = any(each.num_runs > 1 for each in estimates)
+    yield (
         f"Points out of 100 with {100 * comparison.confidence:.0f} % intervals over "
-        + ("questions and training seeds" if any(each.num_runs > 1 for each in estimates) else "questions"),
-        f"estimand {'; '.join(estimands) or 'none yet'}",
-        f"scale {comparison.scale or 'not named'}",
-        f"{_span(row.num_questions for row in done)} questions",
-        f"{_span(row.num_samples for row in done)} samples of each",
-        f"seeds {' '.join(map(str, sorted({seed for row in done for seed in row.seeds}))) or 'none'}",
-        f"code {' '.join(comparison.code) or 'unknown'}",
-    ]
-    sentences = [", ".join(parts) + "."]
+        f"{'questions and training seeds' if several else 'questions'}, "
+        f"estimand {'; '.join(estimands) or 'none yet'}."
+    )
+    yield (
+        f"Run at scale {comparison.scale or 'not named'}, "
+        f"seeds {' '.join(map(str, sorted({seed for row in done for seed in row.seeds}))) or 'none'}, "
+        f"{_span(row.num_questions for row in done)} questions, "
+        f"{_span(row.num_samples for row in done)} samples of each, "
+        f"code {' '.join(comparison.code) or 'unknown'}."
+    )
     if any(row.difference for row in done):
-        sentences.append(
+        yield (
             f"Differences are to {comparison.baseline}, paired by question, and by seed where seeds agree; "
             "intervals are not adjusted for the number of comparisons."
         )
-    sentences.append("Tokens and seconds are per run, rates are of the evaluation.")
+    yield "Tokens and seconds are per run, rates are of the evaluation."
     for remark in dict.fromkeys(row.remark for row in rows if row.remark):
-        sentences.append(f"{', '.join(row.arm for row in rows if row.remark == remark)}: {remark}.")
-    if comparison.note:
-        sentences.append(comparison.note)
-    return " ".join(sentences)
+        yield f"{', '.join(row.arm for row in rows if row.remark == remark)}: {remark}."
 
 
 def _span(counts: Iterator[int]) -> str:
@@ -175,36 +241,47 @@ def _span(counts: Iterator[int]) -> str:
     return str(distinct[0]) if len(distinct) == 1 else f"{distinct[0]} to {distinct[-1]}"
 
 
-_TROUBLES_HEADER = ["setting", "arm", "seed", "run", "state", "error"]
+def _trouble_columns(comparison: Comparison) -> tuple[Column, ...]:
+    troubles = comparison.troubles
+    return (
+        _column("setting", [t.setting for t in troubles]),
+        _column("arm", [t.arm for t in troubles]),
+        _column("seed", [str(t.seed) for t in troubles]),
+        _column("run", [t.run_id for t in troubles]),
+        _column("state", [t.state for t in troubles]),
+        _column("error", [_first_line(t.error) for t in troubles]),
+    )
 
 
-def _troubles(comparison: Comparison) -> list[list[str]]:
-    return [
-        [t.setting, t.arm, str(t.seed), t.run_id, t.state, t.error.strip().partition("\n")[0]]
-        for t in comparison.troubles
-    ]
+def _trouble_lines(trouble: Trouble) -> Iterator[RenderableType]:
+    """For the terminal, where an error is too long for a table."""
+    where = ", ".join(filter(None, (trouble.setting, trouble.arm, f"seed {trouble.seed}")))
+    yield Text(f"{where}: {trouble.state}, run {trouble.run_id}")
+    if trouble.error:
+        yield Padding(_prose([_first_line(trouble.error)]), (0, 0, 0, 4))
 
 
-def _rich(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
-    for place, name in enumerate(header):
-        left = place == 0 or header is _TROUBLES_HEADER
-        table.add_column(Text(name), justify="left" if left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: brackets are no markup here
-    return table
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
 
 
-def _narrow(row: Sequence[str]) -> list[str]:
-    """Intervals without a space inside, so that a narrow terminal folds the cell before the bracket."""
-    return [row[0], *(cell.replace(", ", ",") for cell in row[1:])]
+def _prose(sentences: Sequence[str]) -> RenderableType:
+    """A paragraph; brackets in it are no markup."""
+    text = " ".join(filter(None, sentences))
+    return Constrain(Text(text), _PROSE_WIDTH) if text else Text("", end="")
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(map(_escaped, header)) + " |"
-    yield "|" + " --- |" * len(header)
-    for row in rows:
-        yield "| " + " | ".join(map(_escaped, row)) + " |"
+def _paragraph(sentences: Sequence[str]) -> list[str]:
+    text = " ".join(filter(None, sentences))
+    return [text, ""] if text else []
+
+
+def _markdown(columns: Sequence[Column], *, align: str = "---:") -> Iterator[str]:
+    """A table whose columns after the first are aligned to the right, as numbers are."""
+    yield "| " + " | ".join(_escaped(str(column.header)) for column in columns) + " |"
+    yield "| --- |" + f" {align} |" * len(columns[1:])
+    for row in zip(*(column.cells for column in columns), strict=True):
+        yield "| " + " | ".join(_escaped(str(cell)) for cell in row) + " |"
 
 
 def _escaped(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -10,8 +11,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from tokensweep.files import write_json
+from tokensweep.identity import read_json
+from tokensweep_analysis.intervals import Estimand, Estimate
 from tokensweep_analysis.report import render, to_markdown, write_report
-from tokensweep_analysis.tables import compare
+from tokensweep_analysis.tables import Comparison, Row, compare
 
 Make = Callable[..., None]
 
@@ -24,7 +28,7 @@ def _printed(store: Path, *, width: int = 200) -> str:
     return console.file.getvalue()
 
 
-def test_every_table_says_estimand_scale_sizes_seeds_code_and_note(store: Path) -> None:
+def test_a_report_says_estimand_scale_sizes_seeds_code_and_note(store: Path) -> None:
     text = to_markdown(compare(store, "demo"))
     for fact in (
         "estimand E4: the method, questions like these",
@@ -54,12 +58,113 @@ def test_failed_and_missing_runs_stand_below_the_table(store: Path) -> None:
 
 def test_the_terminal_shows_the_same_numbers_and_takes_brackets_literally(store: Path) -> None:
     text = _printed(store)
-    assert "50.0 [0.0,100.0]" in text
+    assert "50.0 [0.0, 100.0]" in text
     assert "loss is NaN at step 3 | batch [7]" in text
 
 
-def test_an_interval_is_not_torn_apart_in_a_narrow_terminal(store: Path) -> None:
-    assert "[0.0,100.0]" in _printed(store, width=80)
+def test_failed_runs_are_counted_beside_the_result(store: Path) -> None:
+    assert "| top | 2/4, 1 failed | 62.5 [" in to_markdown(compare(store, "demo"))
+    assert re.search(r"top +2/4, 1 failed +62\.5 \[", _printed(store))
+
+
+def test_what_holds_for_every_setting_is_said_once(store: Path, make_run: Make) -> None:
+    make_run(store, "b0", correct=[1, 2], suite="order")
+    sweep = read_json(store / "sweeps" / "demo" / "sweep.json")
+    other = {"setting": "order", "arm": "all", "seed": 0, "run_id": "b0", "evals": {"order": "e-b0"}}
+    write_json(
+        store / "sweeps" / "demo" / "sweep.json", {**sweep, "baseline": None, "runs": [*sweep["runs"], other]}
+    )
+    for text in (to_markdown(compare(store, "demo")), _printed(store)):
+        assert text.count("Tokens and seconds are per run") == 1
+        assert text.count("no evidence about language models") == 1
+        assert text.count("seeds 0 1, 3 questions") == text.count("seeds 0, 2 questions") == 1
+
+
+def test_only_differences_whose_interval_excludes_zero_are_bold() -> None:
+    console = Console(width=80, file=StringIO(), force_terminal=True, no_color=True)
+    for part in render(_wide_comparison()):
+        console.print(part)
+    assert isinstance(console.file, StringIO)
+    text = console.file.getvalue()
+    assert "-12.1" in text
+    bold = re.findall(r"\x1b\[1m *([^\x1b]*)", text)
+    assert [part for part in bold if "." in part] == ["-64.4", "[-80.4, -48.5]"]
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 200])
+def test_every_number_stands_unbroken_in_the_terminal(width: int) -> None:
+    comparison = _wide_comparison()
+    console = Console(width=width, file=StringIO(), record=True)
+    for part in render(comparison):
+        console.print(part)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    for row in comparison.rows:
+        values = [(each, "{:.1f}") for each in row.pass_at.values()]
+        values += [(each, "{:+.1f}") for each in row.difference.values()]
+        numbers = [form.format(100 * each.value) for each, form in values]
+        numbers += [
+            f"[{form.format(100 * each.low)}, {form.format(100 * each.high)}]" for each, form in values
+        ]
+        numbers += [f"{row.length_mean:.1f}", f"{row.generated_tokens:,.0f}", f"{row.seconds:.0f}"]
+        for number in (*numbers, row.arm, f"{len(row.seeds)}/{row.num_planned}", f"{row.num_failed} failed"):
+            assert re.search(rf"(?<![\w.]){re.escape(number)}(?![\w.])", text), number
+
+
+def _wide_comparison() -> Comparison:
+    """A comparison whose numbers are as wide as they get: two more columns than 80 characters can hold."""
+    rows = [
+        Row(
+            setting="ops",
+            arm=arm,
+            benchmark="ops",
+            seeds=(0, 1, 2),
+            num_planned=12,
+            num_failed=9,
+            num_questions=128,
+            num_samples=32,
+            pass_at={k: _estimate(value + k / 1000, 0.0, 1.0) for k in (1, 8, 32)},
+            difference={} if arm == "all" else {1: _estimate(*difference), 32: _estimate(-0.121, -1.0, 1.0)},
+            kept_fraction=0.2,
+            entropy_kept_fraction=1.0,
+            truncated_fraction=0.123,
+            no_answer_fraction=0.456,
+            length_mean=30123.4 + value,
+            generated_tokens=123456789.0 + 100 * value,
+            seconds=1234567.0 + 100 * value,
+        )
+        for arm, value, difference in (
+            ("all", 0.912, ()),
+            ("bottom80", 0.269, (-0.6442, -0.8041, -0.4846)),
+            ("as_released", 0.84, (-0.072, -0.2243, 0.0801)),
+        )
+    ]
+    return Comparison(
+        name="wide",
+        scale="tiny",
+        paper="",
+        question="",
+        note="",
+        baseline="all",
+        code=("abc123",),
+        confidence=0.95,
+        rows=tuple(rows),
+        troubles=(),
+    )
+
+
+def _estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(
+        value=value,
+        low=low,
+        high=high,
+        standard_error=0.1,
+        df=2.0,
+        estimand=Estimand.E4,
+        num_runs=3,
+        num_questions=128,
+        confidence=0.95,
+    )
 
 
 def test_scores_without_spread_are_shown_without_an_interval(
