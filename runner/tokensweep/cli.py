@@ -62,6 +62,8 @@ def main() -> None:
         _fail(f"no subcommand {arguments[0]!r}: known are {', '.join(commands)}")
     try:
         commands[arguments[0]](arguments)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         if os.environ.get("TOKENSWEEP_TRACEBACK"):
             raise

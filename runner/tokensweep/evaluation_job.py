@@ -116,11 +116,13 @@ def _evaluate_all(
 ) -> list[Any]:
     """The summaries of all suites; the model is loaded once."""
     import torch
+    from transformers.utils import logging
 
     from tokensweep.evaluate import EvalSpec, Subject, evaluate
     from tokensweep.models.policy import Policy
     from tokensweep.train.setup import device_of
 
+    logging.disable_progress_bar()  # transformers' own; ours counts samples
     torch.set_num_threads(config["compute"]["threads"])
     device = device_of(config["compute"]["device"])
     policy = Policy(subject.folder, dtype=getattr(torch, config["compute"]["dtype"]), device=device)
