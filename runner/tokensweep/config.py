@@ -33,6 +33,7 @@ class MethodConf:
     allocation: Any = MISSING
     reward_terms: dict[str, Any] = field(default_factory=dict)
     advantage: Any = MISSING
+    token_rewards: dict[str, Any] = field(default_factory=dict)
     advantage_shapers: dict[str, Any] = field(default_factory=dict)
     token_weights: dict[str, Any] = field(default_factory=dict)
     minibatch: Any = MISSING

@@ -123,7 +123,7 @@ def test_at_step_writes_fields_of_slots_and_of_map_entries(grpo: Method) -> None
     [
         ({"path": "ratio.q"}, "path must lead to a field of the method, got 'ratio.q': no 'q' there"),
         ({"path": "token_weights.x.fraction"}, "no 'x' there"),
-        ({"path": "surrogate.low", "end": 2.0}, r"low must be in \[0, 1\)"),
+        ({"path": "surrogate.low", "end": 2.0}, r"low must be in \[0, 1\]"),
         ({"path": "surrogate.low", "shape": "zigzag"}, "shape must be one of constant, linear.*got 'zigzag'"),
         ({"path": "surrogate.low", "steps": 0}, "steps must be at least 1 and power above 0, got 0 and 1"),
         ({"path": "surrogate.low", "power": 0.0}, "steps must be at least 1 and power above 0, got 5 and 0"),

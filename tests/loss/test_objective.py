@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.laws import example_batch, loss_and_gradient, near_old
-from tokensweep.loss.method import AdvantageShaper, Method, Regularizer
+from tokensweep.loss.method import AdvantageShaper, Method, Policy, Regularizer
 from tokensweep.loss.objective import micro_loss, prepare
 from tokensweep.loss.tables import Batch, Totals, View, pack
 from tokensweep.methods.forking_tokens import EntropyWeight, Side
@@ -21,17 +21,19 @@ class Power(AdvantageShaper):
     """Signed power of the advantage: does not commute with Times."""
 
     exponent: float
+    policy: Policy = Policy.old
 
-    def __call__(self, batch: Batch, advantages: Tensor) -> Tensor:
-        return advantages.sign() * advantages.abs() ** self.exponent
+    def __call__(self, view: View) -> Tensor:
+        return view.advantages.sign() * view.advantages.abs() ** self.exponent
 
 
 @dataclass(frozen=True)
 class Times(AdvantageShaper):
     factor: float
+    policy: Policy = Policy.old
 
-    def __call__(self, batch: Batch, advantages: Tensor) -> Tensor:
-        return self.factor * advantages
+    def __call__(self, view: View) -> Tensor:
+        return self.factor * view.advantages
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ def test_a_ratio_over_rollouts_gets_all_tokens_of_those_with_a_signal(grpo: Meth
 class FirstTokens(AdvantageShaper):
     """Advantages on the first token of each rollout only."""
 
-    def __call__(self, batch: Batch, advantages: Tensor) -> Tensor:
-        return torch.where(batch.completion_position == 0, advantages, 0.0)
+    policy: Policy = Policy.old
+
+    def __call__(self, view: View) -> Tensor:
+        return torch.where(view.completion_position == 0, view.advantages, 0.0)
 
 
 def test_a_regulariser_sees_every_token(grpo: Method) -> None:

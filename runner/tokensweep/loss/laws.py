@@ -13,7 +13,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,10 +24,11 @@ from tokensweep.loss.method import (
     AdvantageShaper,
     Guarantee,
     Method,
+    Policy,
     build_method,
 )
 from tokensweep.loss.objective import Prepared, micro_loss, prepare, score
-from tokensweep.loss.tables import Batch, pack
+from tokensweep.loss.tables import Batch, View, pack
 from tokensweep.registry import KIND, components
 
 _LENGTHS = (5, 9, 3, 7, 4, 8, 6, 3, 10, 5, 7, 4)  # tokens of the example's rollouts
@@ -115,8 +116,8 @@ def micro_batches_add_up(method: Method) -> None:
 
 def equal_rewards_give_no_gradient(method: Method) -> None:
     """A group whose rewards are equal teaches nothing (where ``signal_only`` is declared)."""
-    if Guarantee.signal_only not in method.guarantees():
-        return
+    if Guarantee.signal_only not in method.guarantees() or method.token_rewards:
+        return  # token rewards make the rewards of a group unequal again
     batch = example_batch()
     batch = replace(batch, rewards=torch.full_like(batch.rewards, 0.1))
     prepared = prepare(method, batch)
@@ -190,8 +191,10 @@ def left_out_rows_change_nothing(method: Method) -> None:
 class _EveryThirdToken(AdvantageShaper):
     """Advantages that differ within a rollout: most are 0."""
 
-    def __call__(self, batch: Batch, advantages: Tensor) -> Tensor:
-        return torch.where(batch.completion_position % 3 == 0, advantages, 0.0)
+    policy: ClassVar[Policy] = Policy.old
+
+    def __call__(self, view: View) -> Tensor:
+        return torch.where(view.completion_position % 3 == 0, view.advantages, 0.0)
 
 
 def json_round_trip_keeps_the_gradient(method: Method) -> None:

@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from tokensweep.loss.tables import Batch, View
+from tokensweep.loss.tables import Batch, Scope, View
 from tokensweep.registry import build
 
 
@@ -42,6 +42,18 @@ class Policy(StrEnum):
     current = "current"  # the one being trained: known inside a forward only
 
 
+Memory = Mapping[str, float]  # what a component remembers from one optimiser batch to the next
+
+
+def check_scope(scope: Scope, policy: Policy) -> None:
+    """Raise ValueError when ``policy`` is not known for all tokens of a segment of ``scope``."""
+    if policy is Policy.current and scope is not Scope.micro:
+        raise ValueError(
+            f"the current policy is known for one micro-batch only, got scope {scope}: set scope=micro, or "
+            "policy=old"
+        )
+
+
 class Part(Protocol):
     """What every component can say about itself; the defaults promise nothing and ask for nothing."""
 
@@ -62,6 +74,18 @@ class Part(Protocol):
     def differentiates_entropy(self) -> bool:
         """Whether a gradient flows through ``view.entropy``."""
         return False
+
+    def init(self) -> Memory:
+        """Memory before the first optimiser batch; empty: this component remembers nothing."""
+        return {}
+
+    def adapt(self, memory: Memory, batch: Batch) -> tuple[Self, Memory]:
+        """The component as it acts on ``batch``, whose columns are filled, and the memory for the next."""
+        return self, memory
+
+    def columns(self, whole: View) -> Mapping[str, Tensor]:
+        """Columns [N] that it makes for itself, once per optimiser batch, from what the old policy says."""
+        return {}
 
     def inert(self, *, updates_per_batch: int) -> dict[str, str]:
         """Fields that change nothing as things stand, with the reason."""
@@ -95,20 +119,23 @@ class RewardTerm(Part, Protocol):
     def __call__(self, batch: Batch) -> Tensor: ...
 
 
-class Advantage(Part, Protocol):
-    """(Batch) -> [N], from ``batch.rewards``."""
+class TokenReward(Part, Protocol):
+    """(Batch) -> [N], reward earned at a token; all of them are added up, and to the rollout's reward."""
 
     def __call__(self, batch: Batch) -> Tensor: ...
 
 
-class AdvantageShaper(Part, Protocol):
-    """(Batch, advantages [N]) -> [N], applied in the order of the map."""
+class Advantage(Part, Protocol):
+    """(Batch) -> [N], from ``batch.rewards`` [R], token rewards included.
 
-    def __call__(self, batch: Batch, advantages: Tensor) -> Tensor: ...
+    With token rewards the column ``token_rewards`` says how much of them was earned where.
+    """
+
+    def __call__(self, batch: Batch) -> Tensor: ...
 
 
-class TokenWeight(Part, Protocol):
-    """(View) -> [n], never differentiated; the product of all of them weights the tokens.
+class Observer(Part, Protocol):
+    """A component that looks at what a policy says of the tokens, and is never differentiated.
 
     With the old policy it is called once with a view of the whole optimiser batch, whose ``logprobs``
     and ``entropy`` are the columns ``old_logprobs`` and ``old_entropy``; with the current policy once per
@@ -121,6 +148,17 @@ class TokenWeight(Part, Protocol):
         ...
 
     def __call__(self, view: View) -> Tensor: ...
+
+
+class AdvantageShaper(Observer, Protocol):
+    """(View) -> advantages [n] in place of ``view.advantages``.
+
+    Applied in the order of the map, those of the old policy first.
+    """
+
+
+class TokenWeight(Observer, Protocol):
+    """(View) -> [n]; the product of all of them weights the tokens."""
 
 
 class Minibatch(Part, Protocol):
@@ -216,6 +254,7 @@ class Method:
     ratio: Ratio
     surrogate: Surrogate
     aggregate: Aggregate
+    token_rewards: Mapping[str, TokenReward] = field(default_factory=dict)
     advantage_shapers: Mapping[str, AdvantageShaper] = field(default_factory=dict)
     token_weights: Mapping[str, TokenWeight] = field(default_factory=dict)
     regularizers: Mapping[str, Regularizer] = field(default_factory=dict)
@@ -243,6 +282,10 @@ class Method:
         """Union of what the components need, ``old_logprobs`` always among it."""
         return frozenset({"old_logprobs"}).union(*(part.needs for _, part in self.parts()))
 
+    def shapers_of(self, policy: Policy) -> list[AdvantageShaper]:
+        """The advantage shapers that look at this policy, in order."""
+        return [shaper for shaper in self.advantage_shapers.values() if shaper.policy is policy]
+
     def token_weights_of(self, policy: Policy) -> list[TokenWeight]:
         """The token weights that look at this policy."""
         return [weight for weight in self.token_weights.values() if weight.policy is policy]
@@ -250,12 +293,12 @@ class Method:
     def guarantees(self) -> frozenset[Guarantee]:
         """What the parts that act inside a micro-batch guarantee together."""
         parts: list[Part] = [self.ratio, self.surrogate, self.aggregate, *self.regularizers.values()]
-        parts += self.token_weights_of(Policy.current)
+        parts += [*self.token_weights_of(Policy.current), *self.shapers_of(Policy.current)]
         return parts[0].guarantees.intersection(*(part.guarantees for part in parts[1:]))
 
 
 SINGLE_SLOTS = ("allocation", "advantage", "minibatch", "ratio", "surrogate", "aggregate")
-MAP_SLOTS = ("reward_terms", "advantage_shapers", "token_weights", "regularizers")
+MAP_SLOTS = ("reward_terms", "token_rewards", "advantage_shapers", "token_weights", "regularizers")
 _LABELS = ("paper", "evidence")  # for people; the method does not read them
 
 
@@ -300,8 +343,8 @@ def at_step(method: Method, step: int) -> Method:
     return method
 
 
-def _put(node: Any, keys: list[str], *, value: float, path: str) -> Any:
-    """A copy of ``node`` with the field at the end of ``keys`` set."""
+def _put(node: Any, keys: list[str], *, value: Any, path: str) -> Any:
+    """A copy of ``node`` with the field or component at the end of ``keys`` replaced."""
     if not keys:
         return value
     head, rest = keys[0], keys[1:]
@@ -310,6 +353,22 @@ def _put(node: Any, keys: list[str], *, value: float, path: str) -> Any:
     if is_dataclass(node) and not isinstance(node, type) and head in {f.name for f in fields(node)}:
         return replace(node, **{head: _put(getattr(node, head), rest, value=value, path=path)})
     raise ValueError(f"a schedule's path must lead to a field of the method, got {path!r}: no {head!r} there")
+
+
+def adapt(method: Method, memories: Mapping[str, Memory], batch: Batch) -> tuple[Method, dict[str, Memory]]:
+    """The method as it acts on ``batch`` where components remember, and their memories for the next batch.
+
+    ``memories`` holds those of earlier batches by the key of the component below ``method``; a component
+    that is not among them starts with its own ``init()``.
+    """
+    after: dict[str, Memory] = {}
+    for where, part in list(method.parts()):
+        memory = memories.get(where) or part.init()
+        if not memory:
+            continue
+        acting, after[where] = part.adapt(memory, batch)
+        method = _put(method, where.split("."), value=acting, path=where)
+    return method, after
 
 
 def inert_keys(method: Method) -> dict[str, str]:

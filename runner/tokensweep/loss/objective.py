@@ -4,7 +4,9 @@ The order of one optimiser batch::
 
     batch = replace(batch, rewards=score(method, batch))
     batch = replace(batch, minibatch_of=method.minibatch(batch, num_minibatches=..., seed=...), ...)
-    prepared = prepare(method, batch.with_columns(old_logprobs=..., old_entropy=..., uniform=...))
+    batch = batch.with_columns(old_logprobs=..., old_entropy=..., uniform=...)
+    method, memories = adapt(method, memories, batch)  # where components remember
+    prepared = prepare(method, batch)
     micro = prepared.micro(rollouts)              # of one mini-batch
     ... forward; the head on the trained rows micro.rows only ...
     micro_loss(method, micro, logprobs, entropy).loss.backward()
@@ -72,6 +74,7 @@ class Prepared:
             prompt_of=batch.prompt_of[rollouts],
             rewards=batch.rewards[rollouts],
             accuracy=batch.accuracy[rollouts],
+            truncated=batch.truncated[rollouts],
             totals=self.totals[numbers[0]],
             max_tokens=batch.max_tokens,
         )
@@ -101,20 +104,41 @@ def prepare(method: Method, batch: Batch) -> Prepared:
     """
     for name in sorted(method.needs() - {"entropy"}):
         _ = batch.columns[name]
+    batch = _with_token_rewards(method, batch)
     advantages = method.advantage(batch)
-    for shaper in method.advantage_shapers.values():
-        advantages = shaper(batch, advantages)
-    weights = torch.ones_like(advantages)
-    whole = _whole(batch, advantages=advantages, weights=weights)
+    whole = _whole(batch, advantages=advantages, weights=torch.ones_like(advantages))
+    for shaper in method.shapers_of(Policy.old):
+        whole = replace(whole, advantages=shaper(whole))
+    advantages, weights = whole.advantages, whole.weights
     for weight in method.token_weights_of(Policy.old):
         weights = weights * weight(whole)
+    own = _own_columns(method, replace(whole, weights=weights))
     return Prepared(
-        batch=batch,
+        batch=batch.with_columns(**own) if own else batch,
         advantages=advantages,
         weights=weights,
         active=_active(method, batch, advantages=advantages, weights=weights),
         totals=_totals(batch, weights=weights),
     )
+
+
+def _with_token_rewards(method: Method, batch: Batch) -> Batch:
+    """The batch with what was earned at tokens, as a column and in the rewards of its rollouts."""
+    if not method.token_rewards:
+        return batch
+    earned = torch.stack([term(batch) for term in method.token_rewards.values()]).sum(0)
+    return replace(batch.with_columns(token_rewards=earned), rewards=batch.rewards + batch.by_rollout(earned))
+
+
+def _own_columns(method: Method, whole: View) -> dict[str, Tensor]:
+    """Columns that components make for themselves. Raises ValueError when two make the same one."""
+    own: dict[str, Tensor] = {}
+    for where, part in method.parts():
+        for name, column in part.columns(whole).items():
+            if name in own or name in whole.columns:
+                raise ValueError(f"the column {name!r} of {where} is there already: use one such component")
+            own[name] = column
+    return own
 
 
 def _whole(batch: Batch, *, advantages: Tensor, weights: Tensor) -> View:
@@ -130,6 +154,7 @@ def _whole(batch: Batch, *, advantages: Tensor, weights: Tensor) -> View:
         prompt_of=batch.prompt_of,
         rewards=batch.rewards,
         accuracy=batch.accuracy,
+        truncated=batch.truncated,
         totals=_total(batch, torch.ones_like(batch.prompt_of, dtype=torch.bool), weights=weights),
         max_tokens=batch.max_tokens,
         logprobs=logprobs,
@@ -175,15 +200,33 @@ def micro_loss(method: Method, micro: Micro, logprobs: Tensor, entropy: Tensor) 
     if not any(part.differentiates_entropy for _, part in method.parts()):
         entropy = entropy.detach()
     seen = micro.table.view(logprobs=logprobs, entropy=entropy)
+    seen = replace(seen, advantages=_all_advantages(method, seen))
     weights = _all_weights(method, seen)
     kept = torch.where(weights != 0, logprobs, seen.columns["old_logprobs"])
     view = replace(seen, logprobs=kept, weights=weights)
     log_ratio = method.ratio(view)
     objective = method.surrogate(view, log_ratio)
     loss = -method.aggregate(view, objective)
-    for regularizer in method.regularizers.values():
-        loss = loss + regularizer(replace(seen, weights=weights))
-    return LossOutput(loss=loss, metrics=_metrics(method, micro, view=view, log_ratio=log_ratio))
+    metrics = _metrics(method, micro, view=view, log_ratio=log_ratio)
+    for name, regularizer in method.regularizers.items():
+        penalty = regularizer(replace(seen, weights=weights))
+        loss = loss + penalty
+        metrics[f"regularizer/{name}"] = _per_minibatch(penalty, view)
+    return LossOutput(loss=loss, metrics=metrics)
+
+
+def _per_minibatch(share: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    """The share of a mini-batch's sum as a metric: the mean over mini-batches."""
+    share = share.detach()
+    return share, torch.full_like(share, 1 / view.totals.micro_batches)
+
+
+def _all_advantages(method: Method, seen: View) -> Tensor:
+    """The advantages of the table after the shapers that read the current policy, [n], without gradient."""
+    detached = replace(seen, logprobs=seen.logprobs.detach(), entropy=seen.entropy.detach())
+    for shaper in method.shapers_of(Policy.current):
+        detached = replace(detached, advantages=shaper(detached))
+    return detached.advantages
 
 
 def _all_weights(method: Method, seen: View) -> Tensor:

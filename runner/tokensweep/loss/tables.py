@@ -38,6 +38,13 @@ class Scope(StrEnum):
     batch = "batch"  # all rollouts between two weight syncs
 
 
+class Unit(StrEnum):
+    """What counts equally in a mean."""
+
+    token = "token"
+    rollout = "rollout"  # long or short
+
+
 class Columns(dict[str, Tensor]):
     """Token columns by name; a missing one raises ValueError that says what would fill it."""
 
@@ -213,6 +220,7 @@ class TokenTable:
     prompt_of: Tensor  # [r] int64
     rewards: Tensor  # [r]
     accuracy: Tensor  # [r]
+    truncated: Tensor  # [r] bool
     totals: Totals
     max_tokens: int
 
@@ -224,6 +232,16 @@ class TokenTable:
     def by_rollout(self, x: Tensor) -> Tensor:
         """Sum of a token column [n] over each rollout, [r]."""
         return sum_by(x, self.rollout_of, size=self.num_rollouts)
+
+    def mean(self, x: Tensor, unit: Unit) -> Tensor:
+        """Share of a mean over the whole mini-batch, scalar, of the token column ``x`` [n].
+
+        Over its tokens, or over its rollouts of the mean over each one's tokens. A token that is not in the
+        table counts in the denominator, with the value 0.
+        """
+        if unit is Unit.token:
+            return x.sum() / max(self.totals.tokens, 1)
+        return (self.by_rollout(x) / self.lengths.clamp(min=1)).sum() / self.totals.rollouts
 
     def view(self, *, logprobs: Tensor, entropy: Tensor) -> View:
         """The table with what a policy says of its tokens, both [n] in nats."""

@@ -24,7 +24,7 @@ from tokensweep.loss.method import (
     Surrogate,
     on_policy,
 )
-from tokensweep.loss.tables import Batch, View
+from tokensweep.loss.tables import Batch, Unit, View
 from tokensweep.registry import component
 
 
@@ -148,8 +148,8 @@ class PPOClip(Surrogate):
     high: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < 1 or self.high < 0:
-            raise ValueError(f"low must be in [0, 1) and high at least 0, got {self.low:g} and {self.high:g}")
+        if not 0 <= self.low <= 1 or self.high < 0:
+            raise ValueError(f"low must be in [0, 1] and high at least 0, got {self.low:g} and {self.high:g}")
 
     def __call__(self, view: View, log_ratio: Tensor) -> Tensor:
         ratio = log_ratio.exp()
@@ -179,8 +179,7 @@ class RolloutMean(Aggregate):
     guarantees: ClassVar[frozenset[Guarantee]] = TOKEN_LOCAL
 
     def __call__(self, view: View, objective: Tensor) -> Tensor:
-        means = view.by_rollout(view.weights * objective) / view.lengths.clamp(min=1)
-        return means.sum() / view.totals.rollouts
+        return view.mean(view.weights * objective, Unit.rollout)
 
 
 @component("method/aggregate", "token_mean")
@@ -196,4 +195,4 @@ class TokenMean(Aggregate):
     guarantees: ClassVar[frozenset[Guarantee]] = TOKEN_LOCAL
 
     def __call__(self, view: View, objective: Tensor) -> Tensor:
-        return (view.weights * objective).sum() / max(view.totals.tokens, 1)
+        return view.mean(view.weights * objective, Unit.token)

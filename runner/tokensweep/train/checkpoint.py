@@ -11,14 +11,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tokensweep.loss.method import Memory
 from tokensweep.models.policy import Policy
 
 SCHEMA = 1  # raise when a field of state.json changes its meaning
@@ -36,6 +37,7 @@ class Progress:
     position: int = 0  # problems drawn so far
     updates: int = 0  # optimiser steps made
     generated_tokens: int = 0  # completion tokens sampled so far
+    memories: Mapping[str, Memory] = field(default_factory=dict)  # of the method's components
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,8 @@ DENOMINATORS: Mapping[str, str] = {
     "loss/kept_entropy_fraction": "entropy of the tokens trained on; no weights of the current policy",
 }
 FAMILIES: Mapping[str, str] = {
+    "loss/regularizer/": "penalty of a mini-batch as it enters the loss; mean over mini-batches",
+    "memory/": "what a component remembers after this step, such as an adaptive coefficient",
     "schedule/": "value of a scheduled hyper-parameter in this step",
     "time/": "wall seconds; not part of a run's results",
 }

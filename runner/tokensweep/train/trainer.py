@@ -15,8 +15,9 @@ import torch
 
 from tokensweep.identity import digest, identity_of
 from tokensweep.ledger import Attempt, Kind
-from tokensweep.loss.method import Method, at_step
-from tokensweep.loss.objective import Prepared, prepare
+from tokensweep.loss.method import Memory, Method, adapt, at_step
+from tokensweep.loss.objective import prepare
+from tokensweep.loss.tables import Batch
 from tokensweep.models.policy import Policy
 from tokensweep.seeds import derive_seed
 from tokensweep.train import metrics as measure
@@ -113,13 +114,15 @@ class _Training:
             **_scheduled(self.parts.method, number - 1),
             **measure.sampling_metrics(collected),
         }
+        memories = self.progress.memories
         if collected.kept:
-            values |= self._train_on(collected, method=method, step=number, watch=watch)
+            updated, memories = self._train_on(collected, method=method, step=number, watch=watch)
+            values |= updated
         else:
             print(f"step {number}: no group was kept after {collected.rounds} rounds, so there is no update")
             skipped = float(method.updates_per_batch)
             values |= {"updates": 0.0, "skipped_updates": skipped, "tokens/trained": 0.0}
-        self._advance(collected, updates=int(values["updates"]))
+        self._advance(collected, updates=int(values["updates"]), memories=memories)
         values["tokens/total_generated"] = float(self.progress.generated_tokens)
         self.parts.engine.load(self.policy, version=number)
         # Before the checkpoint: what is in a checkpoint is never computed again, so its row must be there.
@@ -128,10 +131,12 @@ class _Training:
 
     def _train_on(
         self, collected: Collected, *, method: Method, step: int, watch: measure.Stopwatch
-    ) -> dict[str, float]:
-        """Old-policy pass and update; the metrics of both."""
+    ) -> tuple[dict[str, float], Mapping[str, Memory]]:
+        """Old-policy pass and update; the metrics of both, and what the method remembers of them."""
         with watch.phase("old_pass"):
-            prepared, plan = self._prepared(collected, method=method, step=step)
+            batch, plan = self._scored(collected, method=method, step=step)
+            method, memories = adapt(method, self.progress.memories, batch)
+            prepared = prepare(method, batch)
         settings = self.config["store_rollouts"]
         if settings["every"] and settings["share"] and step % settings["every"] == 0:
             store_rollouts(
@@ -146,16 +151,18 @@ class _Training:
             updated = self.updater.update(method, prepared, plan)
         sampling = self.collector.sampling
         comparable = sampling.top_p == 1 and sampling.top_k == 0
-        return {
+        values = {
             **measure.batch_metrics(prepared.batch),
             **measure.policy_metrics(prepared),
             **measure.kept_metrics(method, prepared),
             **(measure.mismatch_metrics(prepared.batch) if comparable else {}),
             **updated,
+            **_remembered(memories),
         }
+        return values, memories
 
-    def _prepared(self, collected: Collected, *, method: Method, step: int) -> tuple[Prepared, Plan]:
-        """The batch of the kept groups, with all that is fixed before the first update."""
+    def _scored(self, collected: Collected, *, method: Method, step: int) -> tuple[Batch, Plan]:
+        """The batch of the kept groups with what old and reference policy say, and the plan that runs it."""
         config, device = self.config, self.parts.device
         seed = derive_seed(config["seed"], "batch", step)
         batch = build_batch(
@@ -169,7 +176,7 @@ class _Training:
         columns = {f"old_{name}": values for name, values in old.items()}
         if self.reference is not None:
             columns["ref_logprobs"] = self.reference.everywhere(batch, plan=plan)["logprobs"]
-        return prepare(method, batch.with_columns(**columns)), plan
+        return batch.with_columns(**columns), plan
 
     def _set_lr(self, step: int) -> float:
         """Linear warm-up over the first ``optim.warmup_steps`` optimiser batches, then constant."""
@@ -179,7 +186,7 @@ class _Training:
             group["lr"] = lr
         return lr
 
-    def _advance(self, collected: Collected, *, updates: int) -> None:
+    def _advance(self, collected: Collected, *, updates: int, memories: Mapping[str, Memory]) -> None:
         before = self.progress
         self.progress = replace(
             before,
@@ -187,6 +194,7 @@ class _Training:
             position=collected.position,
             updates=before.updates + updates,
             generated_tokens=before.generated_tokens + measure.generated_tokens(collected),
+            memories=memories,
         )
 
     def _save_if_due(self) -> None:
@@ -206,3 +214,11 @@ class _Training:
 
 def _scheduled(method: Method, index: int) -> dict[str, float]:
     return {f"schedule/{name}": schedule.value(index) for name, schedule in method.schedules.items()}
+
+
+def _remembered(memories: Mapping[str, Memory]) -> dict[str, float]:
+    return {
+        f"memory/{where}.{name}": value
+        for where, memory in memories.items()
+        for name, value in memory.items()
+    }
