@@ -260,10 +260,10 @@ def test_the_presets_hold_what_paper_and_code_say(method_of: Callable[..., Metho
     forking, released = method_of("method=forking_tokens"), method_of("method=forking_tokens_as_released")
     assert forking.token_weights == {"entropy": EntropyWeight(fraction=0.2)}
     assert released.token_weights == {"entropy": EntropyWeight(scope=Scope.micro, policy=Policy.current)}
-    dapo = method_of("method=dapo")
-    same = {"name": dapo.name, "token_weights": {}, "aggregate": dapo.aggregate}
-    assert replace(forking, **same) == dapo  # type: ignore[arg-type]  # mixed types
-    assert replace(released, **same) == dapo  # type: ignore[arg-type]  # mixed types
+    for method, base in ((forking, "dapo"), (released, "dapo_recipe")):
+        dapo = method_of(f"method={base}")
+        same = {"name": dapo.name, "token_weights": {}, "aggregate": dapo.aggregate}
+        assert replace(method, **same) == dapo  # type: ignore[arg-type]  # mixed types
 
 
 def test_a_threshold_makes_fraction_and_scope_inert(forking: Method) -> None:

@@ -34,6 +34,19 @@ VARIANTS = (
     "method=forking_tokens method.token_weights.entropy.scope=group",
     "method=forking_tokens method.token_weights.entropy.scope=mini",
     "method=forking_tokens method.token_weights.entropy.scope=micro",
+    "method=dapo +method/token_weights@method.token_weights.truncated=not_truncated",
+    "method=rloo method.token_rewards.kl.estimator=k3",
+    "method=reinforce_pp +method/token_rewards@method.token_rewards.kl=kl",
+    "method=reinforce_pp_baseline method.advantage.unit=rollout",
+    "method=gspo method/ratio=sequence_token",
+    "method=[gspo,forking_tokens] method/aggregate=rollout_mean method/surrogate=gspo_clip",
+    "method=[gmpo,forking_tokens] method/aggregate=geometric_mean method/surrogate=log_clip",
+    "method=clip_cov method.token_weights.clip_cov.lowest=0.1 method.token_weights.clip_cov.share=0.1",
+    "method=kl_cov method.regularizers.kl_cov.share=0.1 method.regularizers.kl_cov.scope=mini",
+    "method=grpo_kl method.regularizers.kl.importance_weighted=true",
+    "method=grpo_kl method.regularizers.kl.estimator=k1 method.regularizers.kl.unit=token",
+    "method=[dapo,entropy_adv] method.advantage_shapers.entropy.policy=old",
+    "method=[forking_tokens,entropy_adv,kl_cov] method/surrogate=unclipped method/aggregate=selected_mean",
 )
 CASES = [f"method={preset}" for preset in PRESETS] + list(VARIANTS)
 

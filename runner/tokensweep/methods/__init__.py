@@ -1,5 +1,37 @@
 """One module per paper; importing this package registers all of their components."""
 
-from tokensweep.methods import cispo, dapo, forking_tokens, grpo, holderpo
+from tokensweep.methods import (
+    cispo,
+    covariance,
+    dapo,
+    dr_grpo,
+    dual_clip,
+    entropy_adv,
+    entropy_bonus,
+    forking_tokens,
+    gmpo,
+    grpo,
+    gspo,
+    holderpo,
+    kl,
+    reinforce_pp,
+    rloo,
+)
 
-__all__ = ["cispo", "dapo", "forking_tokens", "grpo", "holderpo"]
+__all__ = [
+    "cispo",
+    "covariance",
+    "dapo",
+    "dr_grpo",
+    "dual_clip",
+    "entropy_adv",
+    "entropy_bonus",
+    "forking_tokens",
+    "gmpo",
+    "grpo",
+    "gspo",
+    "holderpo",
+    "kl",
+    "reinforce_pp",
+    "rloo",
+]

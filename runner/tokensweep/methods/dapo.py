@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Allocation, RewardTerm
-from tokensweep.loss.tables import Batch
+from tokensweep.loss.method import Allocation, Policy, RewardTerm, TokenWeight
+from tokensweep.loss.tables import Batch, View
 from tokensweep.registry import component
 
 
@@ -70,3 +71,20 @@ class SoftOverlongPenalty(RewardTerm):
         cache = self.cache_fraction * batch.max_tokens
         over = batch.lengths.to(batch.accuracy.dtype) - (batch.max_tokens - cache)
         return torch.clamp(-over / cache, -1.0, 0.0)
+
+
+@component("method/token_weights", "not_truncated")
+@dataclass(frozen=True)
+class NotTruncated(TokenWeight):
+    """0 for the tokens of rollouts that hit the length limit, 1 for all others, [n].
+
+    They still count in the group's statistics, and in the denominators of ``token_mean`` and
+    ``rollout_mean``.
+    Source: the paper, overlong filtering, which masks their loss; its released recipe has none. Departure:
+    the paper does not say what becomes of the denominators.
+    """
+
+    policy: ClassVar[Policy] = Policy.old
+
+    def __call__(self, view: View) -> Tensor:
+        return (~view.truncated[view.rollout_of]).to(view.advantages.dtype)

@@ -19,6 +19,7 @@ from tokensweep.loss.method import (
     Method,
     Policy,
     TokenWeight,
+    check_scope,
 )
 from tokensweep.loss.tables import Scope, View
 from tokensweep.registry import component
@@ -64,11 +65,7 @@ class EntropyWeight(TokenWeight):
             raise ValueError(
                 "side low must leave tokens to train, but fraction 1 leaves none: lower the fraction"
             )
-        if self.policy is Policy.current and self.scope is not Scope.micro:
-            raise ValueError(
-                f"the current policy's entropy is known for one micro-batch only, got scope {self.scope}: "
-                "set scope=micro, or policy=old"
-            )
+        check_scope(self.scope, self.policy)
 
     @property
     def needs(self) -> frozenset[str]:

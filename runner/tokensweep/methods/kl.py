@@ -1,0 +1,97 @@
+"""The divergence from a frozen reference model, as a penalty in the loss or in the reward.
+
+Source: the three estimators are Schulman's, "Approximating KL divergence" (2020); where each paper puts which
+of them is said in its preset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tokensweep.loss.method import TOKEN_LOCAL, Guarantee, Regularizer, TokenReward
+from tokensweep.loss.tables import Batch, Unit, View
+from tokensweep.registry import component
+
+_MAX_LOG_RATIO = 20.0  # exp(20) is finite in float32
+
+
+class Estimator(StrEnum):
+    """Estimate of KL(policy || reference) from a sampled token, with ``d = logprobs - ref_logprobs``."""
+
+    k1 = "k1"  # d: unbiased, of either sign
+    k2 = "k2"  # d^2 / 2: biased, never negative
+    k3 = "k3"  # exp(-d) - 1 + d: unbiased, never negative
+
+
+def divergence(estimator: Estimator, logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """The estimate for each token, [n] nats; ``d`` is held within ±20 nats."""
+    d = (logprobs - ref_logprobs).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    if estimator is Estimator.k1:
+        return d
+    return d.square() / 2 if estimator is Estimator.k2 else torch.expm1(-d) + d
+
+
+def _check(coef: float) -> None:
+    if coef < 0:
+        raise ValueError(f"coef must be at least 0, got {coef:g}")
+
+
+@component("method/regularizers", "kl")
+@dataclass(frozen=True)
+class KLPenalty(Regularizer):
+    """``coef`` times the mean divergence from the reference over the tokens of the mini-batch, scalar.
+
+    The gradient of ``k1`` in a loss is that of the log-likelihood, 0 in expectation on-policy: it adds noise
+    and no penalty; ``k2`` has the gradient of the divergence on-policy, ``k3`` that of the reversed one.
+    ``importance_weighted`` multiplies by the ratio to the old policy, through which a gradient flows: then
+    ``k3`` is unbiased off-policy and its gradient is right (arXiv:2512.02556; TRL does so by default).
+    Token weights do not matter here. Needs ``ref_logprobs``, a pass with the reference model.
+    Source: GRPO, arXiv:2402.03300: k3, coef 0.04, mean over rollouts of the mean over tokens.
+    Departure: none.
+    """
+
+    guarantees: ClassVar[frozenset[Guarantee]] = TOKEN_LOCAL - {Guarantee.signal_only}
+    needs: ClassVar[frozenset[str]] = frozenset({"ref_logprobs"})
+
+    coef: float = 0.04
+    estimator: Estimator = Estimator.k3
+    unit: Unit = Unit.rollout
+    importance_weighted: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.coef)
+
+    def __call__(self, view: View) -> Tensor:
+        estimate = divergence(self.estimator, view.logprobs, view.columns["ref_logprobs"])
+        if self.importance_weighted:
+            estimate = estimate * view.log_ratio.exp()
+        return self.coef * view.mean(estimate, self.unit)
+
+
+@component("method/token_rewards", "kl")
+@dataclass(frozen=True)
+class KLReward(TokenReward):
+    """``-coef`` times the old policy's divergence from the reference, earned at each token, [N].
+
+    A sequence-level advantage sees the sum over the rollout, REINFORCE++ what is still to come at a token.
+    Needs ``ref_logprobs``.
+    Source: RLOO (arXiv:2402.14740) and REINFORCE++ (arXiv:2501.03262) with k1; 0.03 is TRL's value for the
+    former. Departure: none.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"ref_logprobs"})
+
+    coef: float = 0.03
+    estimator: Estimator = Estimator.k1
+
+    def __post_init__(self) -> None:
+        _check(self.coef)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        columns = batch.columns
+        return -self.coef * divergence(self.estimator, columns["old_logprobs"], columns["ref_logprobs"])
