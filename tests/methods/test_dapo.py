@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from tokensweep.loss.laws import example_batch, loss_and_gradient, near_old
 from tokensweep.loss.method import Method
 from tokensweep.loss.objective import prepare, score
 from tokensweep.loss.tables import Batch, pack
-from tokensweep.methods.dapo import DynamicSampling, SoftOverlongPenalty
+from tokensweep.methods.dapo import DynamicSampling, NotTruncated, SoftOverlongPenalty
 from tokensweep.methods.grpo import GroupNormalisedAdvantage, VerifierReward
 
 
@@ -124,3 +125,16 @@ def test_sampling_that_could_not_fill_a_batch_is_refused(fields: dict[str, float
 def test_a_cache_outside_the_limit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"cache_fraction must be in \(0, 1\], got 1.5"):
         SoftOverlongPenalty(cache_fraction=1.5)
+
+
+def test_overlong_filtering_takes_truncated_rollouts_out_of_the_numerator_only(
+    batch_of: Callable[..., Batch], pull: Callable[..., Tensor], method_of: Callable[..., Method]
+) -> None:
+    # A = 1 and -1, 4 tokens in all, the second rollout was cut off: 1/4 for the others, nothing for it
+    batch = replace(batch_of([1, 0], lengths=[2, 2]), truncated=torch.tensor([False, True]))
+    method = replace(
+        method_of("method=dapo"),
+        advantage=GroupNormalisedAdvantage(eps=0),
+        token_weights={"truncated": NotTruncated()},
+    )
+    assert pull(method, batch, [1, 1, 1, 1]).tolist() == [-0.25, -0.25, 0, 0]
