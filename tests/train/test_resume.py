@@ -33,6 +33,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[...,
     """A folder with one killed and continued run per place."""
     folder = tmp_path_factory.mktemp("killed")
     config = small_config(steps=4, method__updates_per_batch=2, store_rollouts={"every": 1, "share": 0.5})
+    bonus = {"_component_": "method/regularizers/entropy_target", "target": 9.0, "step": 0.1}
+    config["method"]["regularizers"] = {"entropy": bonus}  # its coefficient is remembered from step to step
     (folder / "config.json").write_text(json.dumps(config))
     done = subprocess.run(
         [sys.executable, str(_SCRIPT), str(folder / "config.json"), str(folder)],

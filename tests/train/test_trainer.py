@@ -73,6 +73,33 @@ def test_every_metric_says_what_it_is_a_rate_of(tmp_path: Path, small_config: Ma
     assert column(tmp_path / "run", "schedule/clip") == pytest.approx([0.2, 0.21])
 
 
+def test_a_coefficient_is_remembered_and_acts_one_step_later(tmp_path: Path, small_config: Make) -> None:
+    # The entropy of random weights is far below 9 nats: the coefficient is 0, 0.1, 0.2 in the three steps.
+    bonus = {"_component_": "method/regularizers/entropy_target", "target": 9.0, "step": 0.1}
+    train(small_config(steps=3, method__regularizers={"entropy": bonus}), tmp_path / "run")
+    kept = column(tmp_path / "run", "memory/regularizers.entropy.coef")
+    assert kept == pytest.approx([0.1, 0.2, 0.3])
+    penalties = column(tmp_path / "run", "loss/regularizer/entropy")
+    assert penalties[0] == 0
+    assert penalties[1] == pytest.approx(-0.1 * column(tmp_path / "run", "entropy/mean")[1], rel=0.01)
+
+
+def test_the_reference_is_the_policy_that_the_run_started_from(tmp_path: Path, small_config: Make) -> None:
+    # One update per batch: in the first step the policy is its own reference.
+    penalty = {"_component_": "method/regularizers/kl", "coef": 1.0, "unit": "token"}
+    cost = {"_component_": "method/token_rewards/kl", "coef": 1.0}
+    config = small_config(
+        steps=2, method__regularizers={"kl": penalty}, method__token_rewards={"kl": cost}
+    )
+    train(config, tmp_path / "run")
+    first, second = column(tmp_path / "run", "loss/regularizer/kl")
+    assert first == pytest.approx(0, abs=1e-6)
+    assert second > 1e-4
+    rewards, grades = (column(tmp_path / "run", name) for name in ("reward", "accuracy"))
+    assert rewards[0] == pytest.approx(grades[0], abs=1e-5)
+    assert rewards[1] < grades[1] - 1e-4
+
+
 def test_the_learning_rate_warms_up_in_a_straight_line(tmp_path: Path, small_config: Make) -> None:
     train(small_config(steps=4, optim__lr=1e-3, optim__warmup_steps=2), tmp_path / "run")
     assert column(tmp_path / "run", "lr") == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3])
