@@ -88,9 +88,7 @@ def test_the_reference_is_the_policy_that_the_run_started_from(tmp_path: Path, s
     # One update per batch: in the first step the policy is its own reference.
     penalty = {"_component_": "method/regularizers/kl", "coef": 1.0, "unit": "token"}
     cost = {"_component_": "method/token_rewards/kl", "coef": 1.0}
-    config = small_config(
-        steps=2, method__regularizers={"kl": penalty}, method__token_rewards={"kl": cost}
-    )
+    config = small_config(steps=2, method__regularizers={"kl": penalty}, method__token_rewards={"kl": cost})
     train(config, tmp_path / "run")
     first, second = column(tmp_path / "run", "loss/regularizer/kl")
     assert first == pytest.approx(0, abs=1e-6)

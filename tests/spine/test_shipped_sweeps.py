@@ -1,0 +1,66 @@
+"""Every sweep file that ships: each arm composes, arms differ, claims speak of arms that exist."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from tokensweep.compose import freeze_run, register_components
+from tokensweep.identity import digest, identity_of
+from tokensweep.paths import sweep_dirs
+from tokensweep.sweepfile import Sweep, load_sweep
+
+NAMES = sorted(path.stem for path in sweep_dirs()[-1].glob("*.yaml"))
+KINDS = {"superiority", "non_inferiority", "equivalence"}
+
+
+def whole(name: str) -> Sweep:
+    """All arms of a sweep file, not only those that its scale tiny runs."""
+    content = yaml.safe_load((sweep_dirs()[-1] / f"{name}.yaml").read_text())
+    return load_sweep(name, scale="tiny", seeds=[0], arms=list(content["arms"]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_arm_composes_and_differs_from_all_others(name: str) -> None:
+    register_components()
+    seen: dict[tuple[str, str], str] = {}
+    for job in whole(name).jobs:
+        identity = digest(identity_of(freeze_run(job.overrides)))
+        twin = seen.setdefault((job.setting, identity), job.arm)
+        assert twin == job.arm, f"{twin} and {job.arm} are one and the same run"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_claim_contrasts_two_arms_and_names_its_source(name: str) -> None:
+    sweep = whole(name)
+    arms = {job.arm for job in sweep.jobs}
+    assert sweep.claims
+    for claim in sweep.claims:
+        left, right = claim["contrast"].split(" - ")
+        assert {left, right} <= arms
+        assert claim["kind"] in KINDS
+        assert claim["source"]
+
+
+def test_the_claims_of_a_sweep_have_names_of_their_own() -> None:
+    for name in NAMES:
+        ids = [claim["id"] for claim in whole(name).claims]
+        assert len(ids) == len(set(ids))
+
+
+def test_the_ladder_adds_one_thing_at_a_time() -> None:
+    # The rung of the soft punishment also takes the filter out, as the file says.
+    register_components()
+    jobs = {job.arm: job for job in whole("dapo_ladder").jobs}
+    methods = {arm: freeze_run(job.overrides)["method"] for arm, job in jobs.items()}
+
+    def changed(one: str, other: str) -> set[str]:
+        labels = {"name", "paper", "evidence"}
+        return {key for key in methods[one] if methods[one][key] != methods[other][key]} - labels
+
+    assert changed("naive", "overlong_filter") == {"token_weights"}
+    assert changed("overlong_filter", "clip_higher") == {"surrogate"}
+    assert changed("clip_higher", "soft_overlong") == {"token_weights", "reward_terms"}
+    assert changed("soft_overlong", "token_mean") == {"aggregate"}
+    assert changed("token_mean", "dapo") == {"allocation"}
+    assert changed("dapo", "dapo_recipe") == {"surrogate"}
