@@ -21,6 +21,7 @@ tokensweep trains token-level RLVR methods in one trainer and compares them.
   tokensweep evaluate run=ID|model=NAME ...   sample and grade a benchmark without training
   tokensweep report SWEEP                     the table again
   tokensweep regrade SWEEP                    grade stored answers again, without a model; then the table
+  tokensweep methods [NAME]                   the method presets, or what fills the slots of one
   tokensweep sync [SWEEP ...] [--all]         project run folders to MLflow (rebuilds a lost database)
 
 Each has its own --help. Start with:
@@ -32,7 +33,7 @@ Shell completion: eval "$(tokensweep -sc install=bash)"
 """
 
 _HYDRA_COMMANDS = ("train", "evaluate")
-_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", "report", "regrade", "sync")
+_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", "report", "regrade", "methods", "sync")
 
 
 def main() -> None:
@@ -48,6 +49,7 @@ def main() -> None:
         "plan": _plan,
         "report": _report,
         "regrade": _regrade,
+        "methods": _methods,
         "sync": _sync,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -212,6 +214,12 @@ def _regrade(arguments: Sequence[str]) -> None:
     name = _known_sweep(store, options.sweep)
     regrade_sweep(store, name, console=Console())
     show_report(store, name, tracking_uri=uri, console=Console())
+
+
+def _methods(arguments: Sequence[str]) -> None:
+    from tokensweep.describe import methods_command
+
+    methods_command(arguments[1:])
 
 
 def _sync(arguments: Sequence[str]) -> None:
