@@ -23,7 +23,7 @@ def methods_command(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="tokensweep methods",
         description="List the method presets; with NAME the component in each slot, its fields and source.",
-        epilog="Evidence says what a preset was made from: paper, code (the authors' or a library's), note or "
+        epilog="Evidence says what a preset was made from: paper, code (of authors or a library), note or "
         "reconstruction. Presets of your own are found in TOKENSWEEP_PATH.",
     )
     parser.add_argument("name", nargs="?", help="a preset, such as forking_tokens")
