@@ -15,10 +15,13 @@ from rich.text import Text
 from tokensweep.files import replacing, write_text
 from tokensweep_analysis.intervals import Estimate
 from tokensweep_analysis.layout import Cell, Column, FittedTable
+from tokensweep_analysis.metrics import Kind, Metric
+from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.tables import Comparison, Row, Trouble, to_frame
 
 _NOTHING = "-"
 _PROSE_WIDTH = 100  # longer lines are hard to read
+_MEAN = Metric(Kind.pass_at, 1)
 _BOLD = "A difference in bold has an interval that excludes 0."
 
 
@@ -44,13 +47,13 @@ def write_report(comparison: Comparison, folder: Path) -> ReportFiles:
 
 
 def render(comparison: Comparison) -> list[RenderableType]:
-    """Per setting and benchmark a table of results and one of costs; then what they mean, what is missing."""
+    """Per setting and benchmark tables of results, reliability and costs; what they mean, what is missing."""
     sections = list(_sections(comparison))
     parts: list[RenderableType] = []
     for section in sections:
         own = [_prose(section.own_facts(sections)), ""] if section.own_facts(sections) else []
-        results, costs = FittedTable(section.results), FittedTable(section.costs)
-        parts.append(Group(Text(section.title, style="bold"), "", results, "", costs, "", *own))
+        tables = [part for table in section.tables for part in (FittedTable(table), "")]
+        parts.append(Group(Text(section.title, style="bold"), "", *tables, *own))
     shared = _shared_facts(sections)
     if any(cell.strong for section in sections for column in section.results for cell in column.cells):
         shared.append(_BOLD)
@@ -69,7 +72,8 @@ def to_markdown(comparison: Comparison) -> str:
     lines += [line for name, text in facts if text for line in (f"{name}: {text}", "")]
     for section in sections:
         lines += [f"## {_escaped(section.title)}", ""]
-        lines += [*_markdown((*section.results, *section.df)), "", *_markdown(section.costs), ""]
+        first, *others = section.tables
+        lines += [line for t in ((*first, *section.df), *others) for line in (*_markdown(t), "")]
         lines += _paragraph(section.own_facts(sections))
     lines += ["## What the numbers are", "", *_paragraph(_shared_facts(sections))]
     lines += _paragraph([comparison.note])
@@ -104,8 +108,14 @@ class _Section:
     title: str
     results: tuple[Column, ...]
     df: tuple[Column, ...]  # behind the results where there is room for it
+    reliability: tuple[Column, ...]
     costs: tuple[Column, ...]
     facts: tuple[str, ...]  # sentences on what its numbers are
+
+    @property
+    def tables(self) -> list[tuple[Column, ...]]:
+        """Those that hold more than the names of the arms."""
+        return [table for table in (self.results, self.reliability, self.costs) if len(table) > 1]
 
     def own_facts(self, sections: Sequence[_Section]) -> list[str]:
         """Those that do not hold for all of ``sections``."""
@@ -121,32 +131,56 @@ def _shared_facts(sections: Sequence[_Section]) -> list[str]:
 def _sections(comparison: Comparison, *, compact: bool = False) -> Iterator[_Section]:
     for (setting, benchmark), group in groupby(comparison.rows, key=lambda row: (row.setting, row.benchmark)):
         rows = list(group)
-        ks = [k for k in comparison.ks if any(k in row.pass_at for row in rows)]
-        compared = [k for k in ks if any(k in row.difference for row in rows)]
-        if compact:
-            ks, compared = sorted({*ks[:1], *ks[-1:]}), compared[:1]
+        shown = _shown([each for each in comparison.metrics if any(each in row.results for row in rows)])
+        passes = [each for each in shown if each.kind is Kind.pass_at]
+        compared = [each for each in passes if any(each in row.differences for row in rows)]
+        compared = compared[:1] if compact else compared
         costs = [_column(name, [cell(row) for row in rows]) for name, cell in _costs(compact=compact)]
         arms = _column("arm", [row.arm for row in rows])
         yield _Section(
             title=benchmark if setting in ("", benchmark) else f"{setting}: {benchmark}",
-            results=(arms, *_results(comparison, rows, ks, compared, compact=compact)),
-            df=tuple(_column(f"df@{k}", [_df(row.difference.get(k)) for row in rows]) for k in compared[:1]),
+            results=(arms, *_results(comparison, rows, passes, compared, compact=compact)),
+            df=tuple(
+                _column(f"df@{metric.at:g}", [_df(row.differences.get(metric)) for row in rows])
+                for metric in compared[:1]
+            ),
+            reliability=(arms, *(_metric_column(each, rows) for each in shown if each not in passes)),
             costs=(arms, *(c for c in costs if any(str(cell) != _NOTHING for cell in c.cells))),
-            facts=tuple(_facts(comparison, rows)),
+            facts=tuple(_facts(comparison, rows, shown, compact=compact)),
         )
 
 
+def _shown(metrics: Sequence[Metric]) -> list[Metric]:
+    """Of pass@k the smallest and the largest k, of pass^k and maj@k the largest; the CSV has them all."""
+    shown: list[Metric] = []
+    for kind, group in groupby(metrics, key=lambda metric: metric.kind):
+        own = list(group)
+        kept = {Kind.pass_at: [own[0], own[-1]], Kind.cover_at: own}.get(kind, own[-1:])
+        shown += dict.fromkeys(kept)
+    return shown
+
+
+def _metric_column(metric: Metric, rows: Sequence[Row], *interval: str) -> Column:
+    """A metric with its interval."""
+    return Column(Cell((str(metric), *interval)), tuple(_estimate(row.results.get(metric)) for row in rows))
+
+
 def _results(
-    comparison: Comparison, rows: Sequence[Row], ks: Sequence[int], compared: Sequence[int], *, compact: bool
+    comparison: Comparison,
+    rows: Sequence[Row],
+    passes: Sequence[Metric],
+    compared: Sequence[Metric],
+    *,
+    compact: bool,
 ) -> Iterator[Column]:
     """How many runs count, pass@k, and the differences to the baseline."""
     interval = (f"[{100 * comparison.confidence:.0f} %]",) if compact else ()
     yield Column(Cell(("runs",)), tuple(_runs(row) for row in rows))
-    for k in ks:
-        yield Column(Cell((f"pass@{k}", *interval)), tuple(_estimate(row.pass_at.get(k)) for row in rows))
-    for k in compared:
-        header = Cell((f"pass@{k}", f"vs {comparison.baseline}", *interval))
-        yield Column(header, tuple(_difference(row.difference.get(k)) for row in rows))
+    for metric in passes:
+        yield _metric_column(metric, rows, *interval)
+    for metric in compared:
+        header = Cell((str(metric), f"vs {comparison.baseline}", *interval))
+        yield Column(header, tuple(_difference(row.differences.get(metric)) for row in rows))
 
 
 def _column(header: str, cells: Iterable[str]) -> Column:
@@ -206,10 +240,12 @@ def _costs(*, compact: bool) -> tuple[_Cost, ...]:
     return (*_KEPT, *_TIME) if compact else (*_KEPT, *_EVALUATED, *_TIME)
 
 
-def _facts(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
+def _facts(
+    comparison: Comparison, rows: Sequence[Row], shown: Sequence[Metric], *, compact: bool
+) -> Iterator[str]:
     """What the numbers of a table are, and what they are not, a sentence each."""
-    done = [row for row in rows if row.pass_at]
-    estimates = [each for row in done for each in (*row.pass_at.values(), *row.difference.values())]
+    done = [row for row in rows if row.results]
+    estimates = [each for row in done for each in (*row.results.values(), *row.differences.values())]
     estimands = sorted({each.estimand.value for each in estimates})
     several = any(each.num_runs > 1 for each in estimates)
     yield (
@@ -224,7 +260,10 @@ def _facts(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
         f"{_span(row.num_samples for row in done)} samples of each, "
         f"code {' '.join(comparison.code) or 'unknown'}."
     )
-    if any(row.difference for row in done):
+    yield from _floor_facts(rows, shown)
+    if not compact:
+        yield from (_explained(metric) for metric in shown)
+    if any(row.differences for row in done):
         yield (
             f"Differences are to {comparison.baseline}, paired by question, and by seed where seeds agree; "
             "intervals are not adjusted for the number of comparisons."
@@ -232,6 +271,29 @@ def _facts(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
     yield "Tokens and seconds are per run, rates are of the evaluation."
     for remark in dict.fromkeys(row.remark for row in rows if row.remark):
         yield f"{', '.join(row.arm for row in rows if row.remark == remark)}: {remark}."
+
+
+def _explained(metric: Metric) -> str:
+    """One sentence on what a metric is."""
+    k, percent = f"{metric.at:g}", f"{100 * metric.at:g} %"
+    of_kind = {
+        Kind.pass_at: f"the chance that at least one of {k} samples is right",
+        Kind.maj_at: f"the chance that the most frequent answer of {k} samples is right, with ties split and "
+        "without the samples that give no answer",
+        Kind.pass_hat: f"the chance that all of {k} samples are right",
+        Kind.cover_at: f"the share of questions with at least {percent} of their samples right, "
+        "a figure that is biased where samples are few",
+    }
+    return f"{metric} is {of_kind[metric.kind] if metric != _MEAN else 'the share of right samples'}."
+
+
+def _floor_facts(rows: Sequence[Row], shown: Sequence[Metric]) -> Iterator[str]:
+    """What guessing would reach, where the number of possible answers is known."""
+    sizes = sorted({row.answer_space for row in rows if row.answer_space})
+    passes = [each for each in shown if each.kind is Kind.pass_at]
+    for size in sizes:
+        floors = " and ".join(f"{each} {100 * guess_floor(size, int(each.at)):.1f}" for each in passes)
+        yield f"Blind guessing among {size:,} answers would reach {floors}."
 
 
 def _span(counts: Iterator[int]) -> str:

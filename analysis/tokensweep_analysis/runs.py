@@ -13,7 +13,9 @@ import pandas as pd
 from tokensweep.identity import read_json
 from tokensweep.ledger import RunRecord, Status, read_metrics, read_run
 from tokensweep_analysis.intervals import Scores
-from tokensweep_analysis.passk import pass_at_k
+from tokensweep_analysis.majority import Votes, count_votes
+from tokensweep_analysis.metrics import Metric, metrics_of
+from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.samples import read_samples
 
 _CONDITIONS = ("benchmark_revision", "decode_hash", "grader")  # must agree between runs that are compared
@@ -23,29 +25,33 @@ _MEANS = {"kept_fraction": "loss/kept_fraction", "entropy_kept_fraction": "loss/
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Counts and rates of one evaluation. A sample that the grader failed on counts as not correct."""
+    """Answers and rates of one evaluation. A sample that the grader failed on counts as not correct."""
 
     suite: str
     conditions: Mapping[str, str]  # revision of the benchmark, decoding, grader
     questions: tuple[str, ...]  # ids, sorted
-    num_correct: tuple[int, ...]  # per question
+    votes: tuple[Votes, ...]  # per question
     num_samples: int  # per question
-    k: tuple[int, ...]  # the pass@k that were asked for
+    k: tuple[int, ...]  # what was asked for
+    tau: tuple[float, ...]
+    answer_space: int | None  # answers that a blind guesser chooses from; None: unknown
     avg_completed: float | None  # share of correct ones among samples that ended by themselves
     truncated_fraction: float  # samples that hit the length limit
     no_answer_fraction: float  # samples without an answer in the asked-for format
     error_fraction: float
     length_mean: float  # completion tokens
 
-    def pass_at(self, k: int) -> Scores:
-        """Unbiased pass@k per question, [Q]. Raises ValueError for more than ``num_samples``."""
-        value = {c: pass_at_k(self.num_samples, c, k) for c in set(self.num_correct)}
-        return np.array([value[c] for c in self.num_correct])
+    def scores(self, metric: Metric) -> Scores:
+        """The metric per question, [Q]. Raises ValueError for a k above ``num_samples``."""
+        value = {votes: metric.of(votes) for votes in set(self.votes)}
+        return np.array([value[votes] for votes in self.votes])
 
     def metrics(self) -> dict[str, float]:
-        """Its numbers by name: ``<suite>/pass_at_1`` and so on."""
+        """Its numbers by name: ``<suite>/pass_at_1``, ``<suite>/maj_at_8`` and so on."""
         ks = sorted({1, *(k for k in self.k if k <= self.num_samples)})
-        values = {f"pass_at_{k}": float(self.pass_at(k).mean()) for k in ks}
+        values = {metric.key: float(self.scores(metric).mean()) for metric in metrics_of(ks, self.tau)}
+        if self.answer_space is not None:
+            values |= {f"guess_floor_at_{k}": guess_floor(self.answer_space, k) for k in ks}
         values |= {
             "truncated_fraction": self.truncated_fraction,
             "no_answer_fraction": self.no_answer_fraction,
@@ -100,20 +106,23 @@ def _score(folder: Path, entry: Mapping[str, Any], num_samples: int) -> Scored:
     frame = read_samples([folder], text=False)
     frame = frame[frame["sample_idx"] < num_samples]
     correct = frame["grade"] == "correct"
-    counts = correct.groupby(frame["question_id"]).agg(["size", "sum"]).sort_index()
-    if counts.empty or (counts["size"] != num_samples).any():
+    votes = count_votes(frame)
+    fewest = min((each.num_samples for each in votes.values()), default=0)
+    if fewest != num_samples:
         raise ValueError(
-            f"{folder} must hold {num_samples} samples of every question, got "
-            f"{counts['size'].min() if len(counts) else 0} of some: evaluate again"
+            f"{folder} must hold {num_samples} samples of every question, got {fewest} of some: "
+            "evaluate again"
         )
     completed = frame["finish_reason"] != "length"
     return Scored(
         suite=entry["suite"],
         conditions={name: "+".join(sorted(frame[name].unique())) for name in _CONDITIONS},
-        questions=tuple(counts.index),
-        num_correct=tuple(int(c) for c in counts["sum"]),
+        questions=tuple(votes),
+        votes=tuple(votes.values()),
         num_samples=num_samples,
         k=tuple(entry["k"]),
+        tau=tuple(entry.get("tau", ())),  # a run that was planned before there was tau asked for none
+        answer_space=entry.get("answer_space"),
         avg_completed=float(correct[completed].mean()) if completed.any() else None,
         truncated_fraction=float((~completed).mean()),
         no_answer_fraction=_share(frame["grade"], "no_answer"),

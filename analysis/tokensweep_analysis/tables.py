@@ -13,6 +13,8 @@ import pandas as pd
 from tokensweep.identity import read_json
 from tokensweep.ledger import Status
 from tokensweep_analysis.intervals import Estimate, Scores, arm_estimate, difference_estimate
+from tokensweep_analysis.metrics import Kind, Metric, metrics_of
+from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.runs import Run, Scored, load_run
 
 RATES = (
@@ -37,8 +39,9 @@ class Row:
     num_failed: int
     num_questions: int = 0
     num_samples: int = 0  # per question, the fewest of any run
-    pass_at: Mapping[int, Estimate] = field(default_factory=dict)  # k -> mean over questions and runs
-    difference: Mapping[int, Estimate] = field(default_factory=dict)  # k -> this arm minus the baseline
+    answer_space: int | None = None  # answers that a blind guesser chooses from
+    results: Mapping[Metric, Estimate] = field(default_factory=dict)  # means over questions and runs
+    differences: Mapping[Metric, Estimate] = field(default_factory=dict)  # this arm minus the baseline
     remark: str = ""
     avg_completed: float | None = None
     truncated_fraction: float | None = None
@@ -79,9 +82,10 @@ class Comparison:
     troubles: tuple[Trouble, ...]
 
     @property
-    def ks(self) -> tuple[int, ...]:
-        """Every k for which some row has pass@k."""
-        return tuple(sorted({k for row in self.rows for k in row.pass_at}))
+    def metrics(self) -> tuple[Metric, ...]:
+        """Every metric that some row has, kinds together, k and tau rising."""
+        known = {metric for row in self.rows for metric in row.results}
+        return tuple(sorted(known, key=lambda metric: (list(Kind).index(metric.kind), metric.at)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,15 +98,16 @@ class _Arm:
     num_planned: int = 0
     num_failed: int = 0
 
-    def table(self, k: int) -> Scores:
-        """pass@k per run and question, [S, Q]."""
-        return np.stack([each.pass_at(k) for each in self.scored])
+    def table(self, metric: Metric) -> Scores:
+        """The metric per run and question, [S, Q]."""
+        return np.stack([each.scores(metric) for each in self.scored])
 
-    def ks(self, wanted: Sequence[int] | None) -> list[int]:
-        """The pass@k that every run has samples for."""
+    def metrics(self, ks: Sequence[int] | None) -> list[Metric]:
+        """The metrics that every run has samples for; ``ks`` replaces what was asked for."""
         fewest = min((each.num_samples for each in self.scored), default=0)
-        asked = wanted if wanted is not None else {k for each in self.scored for k in each.k}
-        return [k for k in sorted(asked) if k <= fewest]
+        asked = ks if ks is not None else {k for each in self.scored for k in each.k}
+        taus = {tau for each in self.scored for tau in each.tau}
+        return metrics_of((k for k in asked if k <= fewest), taus)
 
 
 _Cell = tuple[str, str, str]  # setting, arm, benchmark
@@ -113,7 +118,7 @@ def compare(
 ) -> Comparison:
     """The comparison of the sweep ``name`` from what its run folders hold now.
 
-    ``ks`` replaces the pass@k that the evaluations were planned for. Runs that failed or are missing are
+    ``ks`` replaces the k that the evaluations were planned for. Runs that failed or are missing are
     listed, never guessed. Raises ValueError when there is no such sweep.
     """
     sweep = read_json(store / "sweeps" / name / "sweep.json")
@@ -157,9 +162,11 @@ def to_frame(comparison: Comparison) -> pd.DataFrame:
             "questions": row.num_questions,
             "samples": row.num_samples,
         }
-        for k in comparison.ks:
-            record |= _flat(f"pass@{k}", row.pass_at.get(k))
-            record |= _flat(f"difference@{k}", row.difference.get(k))
+        for metric in comparison.metrics:
+            record |= _flat(str(metric), row.results.get(metric))
+            record |= _flat(f"difference {metric}", row.differences.get(metric))
+        for k in (int(metric.at) for metric in comparison.metrics if metric.kind is Kind.pass_at):
+            record[f"guess floor@{k}"] = guess_floor(row.answer_space, k) if row.answer_space else None
         for name in (*RATES, *COSTS):
             record[name] = getattr(row, name)
         record["remark"] = row.remark
@@ -206,16 +213,18 @@ def _row(cell: _Cell, own: _Arm, baseline: _Arm, *, ks: Sequence[int] | None, co
     if own.scored:
         odd = _mismatch(own.scored)
         odd_pair = odd or _mismatch((*own.scored, *baseline.scored))
-        pass_at = {} if odd else {k: arm_estimate(own.table(k), confidence=confidence) for k in own.ks(ks)}
-        difference = {} if odd_pair else _difference(own, baseline, ks=ks, confidence=confidence)
+        metrics = [] if odd else own.metrics(ks)
+        results = {each: arm_estimate(own.table(each), confidence=confidence) for each in metrics}
+        differences = {} if odd_pair else _differences(own, baseline, ks=ks, confidence=confidence)
         remarks = [f"not comparable: {odd_pair}"] if odd_pair else []
-        estimates = [*pass_at.values(), *difference.values()]
+        estimates = [*results.values(), *differences.values()]
         remarks += [each.remark for each in estimates if each.remark]
         known = {
             "num_questions": len(own.scored[0].questions),
             "num_samples": min(each.num_samples for each in own.scored),
-            "pass_at": {k: each.clipped(0, 1) for k, each in pass_at.items()},
-            "difference": {k: each.clipped(-1, 1) for k, each in difference.items()},
+            "answer_space": own.scored[0].answer_space,
+            "results": {metric: each.clipped(0, 1) for metric, each in results.items()},
+            "differences": {metric: each.clipped(-1, 1) for metric, each in differences.items()},
             "remark": "; ".join(dict.fromkeys(remarks)),
             **{name: _mean(getattr(each, name) for each in own.scored) for name in RATES},
             **{name: _mean(run.costs.get(name) for run in own.runs) for name in COSTS},
@@ -232,19 +241,20 @@ def _row(cell: _Cell, own: _Arm, baseline: _Arm, *, ks: Sequence[int] | None, co
     )
 
 
-def _difference(
+def _differences(
     own: _Arm, baseline: _Arm, *, ks: Sequence[int] | None, confidence: float
-) -> dict[int, Estimate]:
+) -> dict[Metric, Estimate]:
+    there = set(baseline.metrics(ks))
     return {
-        k: difference_estimate(
-            own.table(k),
-            baseline.table(k),
+        metric: difference_estimate(
+            own.table(metric),
+            baseline.table(metric),
             seeds=own.seeds,
             baseline_seeds=baseline.seeds,
             confidence=confidence,
         )
-        for k in own.ks(ks)
-        if k in baseline.ks(ks)
+        for metric in own.metrics(ks)
+        if metric in there
     }
 
 

@@ -90,7 +90,8 @@ class EvalConf:
     top_k: int = 0
     max_tokens: int | None = None  # null: the suite's own limit
     seed: int = 0
-    k: list[int] = field(default_factory=lambda: [1, 8])
+    k: list[int] = field(default_factory=lambda: [1, 8])  # of pass@k, maj@k and pass^k
+    tau: list[float] = field(default_factory=lambda: [0.5, 0.9])  # of cover@tau
 
 
 @dataclass
@@ -204,17 +205,20 @@ def check_ranges(config: Mapping[str, Any]) -> None:
     dtype = config["compute"]["dtype"]
     if dtype not in _DTYPES:
         raise ValueError(f"compute.dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-    _check_k(config["eval"])
+    _check_k_and_tau(config["eval"])
 
 
-def _check_k(settings: Mapping[str, Any]) -> None:
-    """pass@k is undefined for k above the number of samples."""
+def _check_k_and_tau(settings: Mapping[str, Any]) -> None:
+    """pass@k, maj@k and pass^k are undefined for k above the number of samples; tau is a share."""
     for k in settings["k"]:
         if not 1 <= k <= settings["num_samples"]:
             raise ValueError(
                 f"eval.k must lie between 1 and eval.num_samples={settings['num_samples']}, got {k}: "
                 f"pass@{k} needs at least {k} samples per problem; raise eval.num_samples or change eval.k"
             )
+    for tau in settings["tau"]:
+        if not 0 < tau <= 1:
+            raise ValueError(f"eval.tau must be in (0, 1], got {tau:g}: cover@tau counts a share of samples")
 
 
 def _lookup(config: Mapping[str, Any], key: str) -> Any:

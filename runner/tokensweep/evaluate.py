@@ -22,7 +22,9 @@ from tokensweep.models.prompts import encode_prompt
 from tokensweep.problems import Problem, ProblemSource
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
 from tokensweep.seeds import derive_seed
-from tokensweep_analysis.passk import pass_at_k
+from tokensweep_analysis.majority import count_votes
+from tokensweep_analysis.metrics import Kind, Metric
+from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.samples import next_file, read_samples, regrade, write_samples
 
 _SHARD_SAMPLES = 512  # what an interrupted evaluation loses at most
@@ -30,17 +32,19 @@ _SHARD_SAMPLES = 512  # what an interrupted evaluation loses at most
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSpec:
-    """What to sample. Raises ValueError for a pass@k that needs more samples than there are."""
+    """What to sample. Raises ValueError for a k that needs more samples than there are."""
 
     suite: str
     eval_id: str
     revision: str  # of the suite's content
     step: int | None
     num_samples: int  # per problem
-    k: tuple[int, ...]
+    k: tuple[int, ...]  # of pass@k, maj@k and pass^k
     seed: int
     sampling: SamplingSpec
     decode_hash: str  # engine and sampling
+    tau: tuple[float, ...] = ()  # of cover@tau
+    answer_space: int | None = None  # of the suite, for its guess floor
 
     def __post_init__(self) -> None:
         for k in self.k:
@@ -61,9 +65,11 @@ class EvalSpec:
             step=entry["step"],
             num_samples=entry["num_samples"],
             k=tuple(entry["k"]),
+            tau=tuple(entry.get("tau", ())),  # a run that was planned before there was tau asked for none
             seed=entry["seed"],
             sampling=SamplingSpec(**{**entry["sampling"], "stop": stop}),
             decode_hash=digest([entry["sampling"], dict(engine)])[:12],
+            answer_space=entry.get("answer_space"),
         )
 
     @property
@@ -89,7 +95,11 @@ class Summary:
     problems: int
     num_samples: int  # per problem
     avg: float  # mean over problems of the share of correct samples: avg@n
-    pass_at: Mapping[int, float]  # unbiased estimate, mean over problems
+    pass_at: Mapping[int, float]  # unbiased estimate, mean over problems; so the next two
+    pass_hat: Mapping[int, float]
+    maj_at: Mapping[int, float]
+    cover_at: Mapping[float, float]  # tau -> share of problems
+    guess_floor: Mapping[int, float]  # pass@k of blind guessing; empty where the answer space is unknown
     avg_completed: float | None  # correct share of the samples that ended by themselves; None without any
     truncated_fraction: float  # hit the length limit
     no_answer_fraction: float
@@ -180,14 +190,18 @@ def summarise(samples: pd.DataFrame, *, spec: EvalSpec) -> Summary:
     """The rates of sample rows, ``spec.num_samples`` for each problem."""
     correct = samples["grade"] == "correct"
     stopped = samples["finish_reason"] == "stop"
-    counts = correct.groupby(samples["question_id"], sort=True).sum()
-    n = spec.num_samples
+    votes = list(count_votes(samples).values())
+    space = spec.answer_space
     return Summary(
         suite=spec.suite,
-        problems=len(counts),
-        num_samples=n,
-        avg=float(counts.mean() / n),
-        pass_at={k: float(pd.Series([pass_at_k(n, int(c), k) for c in counts]).mean()) for k in spec.k},
+        problems=len(votes),
+        num_samples=spec.num_samples,
+        avg=Metric(Kind.pass_at, 1).mean(votes),
+        pass_at={k: Metric(Kind.pass_at, k).mean(votes) for k in spec.k},
+        pass_hat={k: Metric(Kind.pass_hat, k).mean(votes) for k in spec.k},
+        maj_at={k: Metric(Kind.maj_at, k).mean(votes) for k in spec.k},
+        cover_at={tau: Metric(Kind.cover_at, tau).mean(votes) for tau in spec.tau},
+        guess_floor={} if space is None else {k: guess_floor(space, k) for k in spec.k},
         avg_completed=float(correct[stopped].mean()) if stopped.any() else None,
         truncated_fraction=float((~stopped).mean()),
         no_answer_fraction=float((samples["grade"] == "no_answer").mean()),
@@ -306,4 +320,4 @@ def _shifted(
 
 
 def _plain(spec: EvalSpec) -> dict[str, Any]:
-    return {**asdict(spec), "k": list(spec.k)}
+    return {**asdict(spec), "k": list(spec.k), "tau": list(spec.tau)}

@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import Progress, TaskID
-from rich.table import Table
+from rich.text import Text
 
 from tokensweep.compose import Frozen
 from tokensweep.identity import digest, read_json, verify
 from tokensweep.plan import Contents, plan_evals
 from tokensweep.registry import KIND, build
+from tokensweep_analysis.layout import Cell, Column, FittedTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,24 +154,40 @@ def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
     bar.update(task, completed=done, total=total)
 
 
-def _table(subject: _Subject, summaries: Sequence[Any]) -> Table:
-    """One row per suite; pass@k is the unbiased estimate, avg@n the mean over problems."""
-    ks = sorted({k for summary in summaries for k in summary.pass_at})
+def _table(subject: _Subject, summaries: Sequence[Any]) -> Group:
+    """Two tables with a row per suite: how good, at the largest k, and how it ended."""
     step = "" if subject.step is None else f", step {subject.step}"
-    table = Table(title=f"{subject.name}{step}", title_justify="left")
-    for column in (
-        "suite",
-        "problems",
-        "n",
-        "avg@n",
-        *(f"pass@{k}" for k in ks),
-        "truncated",
-        "no answer",
-        "tokens",
-    ):
-        table.add_column(column, justify="left" if column == "suite" else "right")
-    for s in summaries:
-        rates = [s.avg, *(s.pass_at.get(k) for k in ks), s.truncated_fraction, s.no_answer_fraction]
-        shown = ["" if rate is None else f"{rate:.3f}" for rate in rates]
-        table.add_row(s.suite, str(s.problems), str(s.num_samples), *shown, f"{s.length_mean:.0f}")
-    return table
+    suites = ("suite", [s.suite for s in summaries])
+    k = max((k for s in summaries for k in s.pass_at), default=1)
+    taus = sorted({tau for s in summaries for tau in s.cover_at})
+    quality = [
+        suites,
+        ("problems", [str(s.problems) for s in summaries]),
+        ("n", [str(s.num_samples) for s in summaries]),
+        ("avg@n", [_rate(s.avg) for s in summaries]),
+        (f"pass@{k}", [_rate(s.pass_at.get(k)) for s in summaries]),
+        (f"guess@{k}", [_rate(s.guess_floor.get(k)) for s in summaries]),
+        (f"maj@{k}", [_rate(s.maj_at.get(k)) for s in summaries]),
+        (f"pass^{k}", [_rate(s.pass_hat.get(k)) for s in summaries]),
+        *((f"cover@{tau:g}", [_rate(s.cover_at.get(tau)) for s in summaries]) for tau in taus),
+    ]
+    endings = [
+        suites,
+        ("truncated", [_rate(s.truncated_fraction) for s in summaries]),
+        ("no answer", [_rate(s.no_answer_fraction) for s in summaries]),
+        ("grader failed", [_rate(s.error_fraction) for s in summaries]),
+        ("tokens", [f"{s.length_mean:.0f}" for s in summaries]),
+    ]
+    tables = [
+        FittedTable(tuple(_column(*each) for each in part if any(each[1]))) for part in (quality, endings)
+    ]
+    return Group(Text(f"{subject.name}{step}", style="bold"), "", tables[0], "", tables[1], "")
+
+
+def _column(header: str, cells: Sequence[str]) -> Column:
+    return Column(Cell((header,)), tuple(Cell((cell,)) for cell in cells))
+
+
+def _rate(value: float | None) -> str:
+    """A share, or nothing where it is unknown."""
+    return "" if value is None else f"{value:.3f}"

@@ -24,6 +24,7 @@ from tokensweep.registry import KIND, defaults_of
 SCHEMA_VERSION = 1  # raise when the meaning or the default of an identity key changes
 
 _IDENTITY_KEYS = ("seed", "steps", "method", "model", "data", "rollout", "sampling", "batch", "optim")
+_NOT_CONTENT = ("path", "answer_space")  # of model and data: where it lies, what a table says beside it
 _LABELS = ("name", "paper", "evidence")  # of the method: say where it is from, not what it does
 _TRAINING_CODE = ("loss", "methods", "models", "problems", "rollout", "train", "registry.py", "seeds.py")
 
@@ -41,7 +42,7 @@ def identity_of(frozen: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: frozen[key] for key in _IDENTITY_KEYS}
     kept["method"] = {key: value for key, value in frozen["method"].items() if key not in _LABELS}
     for key in ("model", "data"):  # their content is hashed, wherever it lies
-        kept[key] = {name: value for name, value in frozen[key].items() if name != "path"}
+        kept[key] = {name: value for name, value in frozen[key].items() if name not in _NOT_CONTENT}
     stripped = {key: _without_defaults(kept[key], defaults[key]) for key in _IDENTITY_KEYS if key != "seed"}
     return {"seed": frozen["seed"], "dtype": frozen["compute"]["dtype"], **stripped}
 

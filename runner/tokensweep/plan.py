@@ -191,6 +191,8 @@ def plan_evals(
                 "step": step,
                 "num_samples": settings["num_samples"],
                 "k": settings["k"],
+                "tau": settings["tau"],
+                "answer_space": source.answer_space,
                 "seed": settings["seed"],
                 "sampling": sampling,
             }
@@ -258,6 +260,7 @@ def _write_run(run: PlannedRun, folder: Path) -> None:
                 **entry,
                 "num_samples": most,
                 "k": sorted({*entry["k"], *before["k"]}),
+                "tau": sorted({*entry["tau"], *before.get("tau", ())}),
             }
         if list(entries.values()) != plan["evals"]:
             write_json(path, {**plan, "evals": list(entries.values())})

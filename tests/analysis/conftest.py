@@ -52,7 +52,14 @@ def write_plan(
 ) -> Path:
     """The folder of a run that nobody has started yet."""
     folder = store / "runs" / run_id
-    entry = {"suite": suite, "eval_id": f"e-{run_id}", "num_samples": num_samples, "k": list(k)}
+    entry = {
+        "suite": suite,
+        "eval_id": f"e-{run_id}",
+        "num_samples": num_samples,
+        "k": list(k),
+        "tau": [0.5],
+        "answer_space": 10,
+    }
     ratio = {"_component_": "method/ratio/holder", "p": 2.0}
     identity = {"seed": seed, "batch": {"prompts": 8}, "method": {"ratio": ratio}}
     plan = {"run_id": run_id, "code_sha": "abc123", "identity": identity, "evals": [entry]}

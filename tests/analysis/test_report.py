@@ -14,8 +14,9 @@ from rich.console import Console
 from tokensweep.files import write_json
 from tokensweep.identity import read_json
 from tokensweep_analysis.intervals import Estimand, Estimate
-from tokensweep_analysis.report import render, to_markdown, write_report
-from tokensweep_analysis.tables import Comparison, Row, compare
+from tokensweep_analysis.metrics import Kind, Metric, metrics_of
+from tokensweep_analysis.report import render, to_compact_markdown, to_markdown, write_report
+from tokensweep_analysis.tables import Comparison, Row, compare, to_frame
 
 Make = Callable[..., None]
 
@@ -48,6 +49,34 @@ def test_numbers_stand_in_points_with_their_interval(store: Path) -> None:
     text = to_markdown(compare(store, "demo"))
     assert "| all | 2/2 | 50.0 [0.0, 100.0] |" in text
     assert "+12.5 [" in text
+
+
+def test_reliability_stands_in_a_table_of_its_own_and_is_explained(store: Path) -> None:
+    text = to_markdown(compare(store, "demo"))
+    assert "| arm | maj@4 | pass^4 | cover@0.5 |" in text
+    for fact in (
+        "maj@4 is the chance that the most frequent answer of 4 samples is right",
+        "pass^4 is the chance that all of 4 samples are right.",
+        "cover@0.5 is the share of questions with at least 50 % of their samples right",
+        # Ten digits: 1 - 0.9^4 = 0.3439.
+        "Blind guessing among 10 answers would reach pass@1 10.0 and pass@4 34.4.",
+    ):
+        assert text.count(fact) == 1
+    assert "pass^4" in _printed(store)
+
+
+def test_only_the_smallest_and_the_largest_k_are_shown(store: Path) -> None:
+    comparison = compare(store, "demo", ks=[1, 2, 3, 4])
+    text = to_markdown(comparison)
+    shown = [name for k in (1, 2, 3, 4) for name in (f"pass@{k}", f"maj@{k}", f"pass^{k}") if name in text]
+    assert shown == ["pass@1", "pass@4", "maj@4", "pass^4"]
+    assert "maj@2" in to_frame(comparison).columns
+
+
+def test_a_readme_has_the_guess_floor_but_no_reliability(store: Path) -> None:
+    text = to_compact_markdown(compare(store, "demo"))
+    assert "maj@" not in text
+    assert "Blind guessing among 10 answers" in text
 
 
 def test_failed_and_missing_runs_stand_below_the_table(store: Path) -> None:
@@ -88,7 +117,7 @@ def test_only_differences_whose_interval_excludes_zero_are_bold() -> None:
     text = console.file.getvalue()
     assert "-12.1" in text
     bold = re.findall(r"\x1b\[1m *([^\x1b]*)", text)
-    assert [part for part in bold if "." in part] == ["-64.4", "[-80.4, -48.5]"]
+    assert [part for part in bold if "." in part and "@" not in part] == ["-64.4", "[-80.4, -48.5]"]
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
@@ -100,8 +129,8 @@ def test_every_number_stands_unbroken_in_the_terminal(width: int) -> None:
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
     for row in comparison.rows:
-        values = [(each, "{:.1f}") for each in row.pass_at.values()]
-        values += [(each, "{:+.1f}") for each in row.difference.values()]
+        values = [(each, "{:.1f}") for each in row.results.values()]
+        values += [(each, "{:+.1f}") for each in row.differences.values()]
         numbers = [form.format(100 * each.value) for each, form in values]
         numbers += [
             f"[{form.format(100 * each.low)}, {form.format(100 * each.high)}]" for each, form in values
@@ -123,8 +152,17 @@ def _wide_comparison() -> Comparison:
             num_failed=9,
             num_questions=128,
             num_samples=32,
-            pass_at={k: _estimate(value + k / 1000, 0.0, 1.0) for k in (1, 8, 32)},
-            difference={} if arm == "all" else {1: _estimate(*difference), 32: _estimate(-0.121, -1.0, 1.0)},
+            answer_space=1000,
+            results={
+                metric: _estimate(value + place / 1000, 0.0, 1.0)
+                for place, metric in enumerate(metrics_of([1, 32], [0.5, 0.9]))
+            },
+            differences={}
+            if arm == "all"
+            else {
+                Metric(Kind.pass_at, 1): _estimate(*difference),
+                Metric(Kind.pass_at, 32): _estimate(-0.121, -1.0, 1.0),
+            },
             kept_fraction=0.2,
             entropy_kept_fraction=1.0,
             truncated_fraction=0.123,

@@ -100,8 +100,13 @@ def test_a_finished_run_shows_its_identity_metrics_and_results(store: Path, uri:
     # 4, 2, 0 correct of 4: pass@1 = 6 / 12, pass@4 = 2 / 3.
     assert run.data.metrics["final/ops/pass_at_1"] == pytest.approx(0.5)
     assert run.data.metrics["final/ops/pass_at_4"] == pytest.approx(2 / 3)
-    # Four runs with 4 steps x 3 metrics and 7 results; the failed run has neither.
-    assert (report.runs, report.points, report.problems, report.delayed) == (5, 4 * (12 + 7), (), "")
+    # All four drawn: all right in one question, a majority there and in half of the tie 2 : 2 of the next.
+    assert run.data.metrics["final/ops/pass_hat_4"] == pytest.approx(1 / 3)
+    assert run.data.metrics["final/ops/maj_at_4"] == pytest.approx(1.5 / 3)
+    assert run.data.metrics["final/ops/cover_at_0.5"] == pytest.approx(2 / 3)
+    assert run.data.metrics["final/ops/guess_floor_at_1"] == pytest.approx(0.1)
+    # Four runs with 4 steps x 3 metrics and 12 results; the failed run has neither.
+    assert (report.runs, report.points, report.problems, report.delayed) == (5, 4 * (12 + 12), (), "")
 
 
 def test_syncing_twice_changes_nothing(store: Path, uri: str) -> None:

@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 
 from tokensweep.ledger import Attempt
+from tokensweep.sync import legal_name
 from tokensweep_analysis.intervals import Estimand, arm_estimate, difference_estimate
+from tokensweep_analysis.metrics import Kind, Metric, metrics_of
 from tokensweep_analysis.tables import Row, compare, to_frame
 
 Make = Callable[..., None]
+
+
+def pass_at(k: int) -> Metric:
+    return Metric(Kind.pass_at, k)
 
 
 def _rows(store: Path) -> dict[str, Row]:
@@ -23,18 +29,18 @@ def test_pass_at_k_is_the_mean_over_questions_and_runs_with_its_interval(store: 
     # Correct of 4 samples: 4, 2, 0 with seed 0 and 4, 1, 1 with seed 1; pass@4 is 1, 1, 0 and 1, 1, 1.
     row = _rows(store)["all"]
     expected = arm_estimate(np.array([[1.0, 0.5, 0.0], [1.0, 0.25, 0.25]])).clipped(0, 1)
-    assert row.pass_at[1] == expected
-    assert row.pass_at[4].value == pytest.approx(5 / 6)
+    assert row.results[pass_at(1)] == expected
+    assert row.results[pass_at(4)].value == pytest.approx(5 / 6)
     assert (row.num_questions, row.num_samples, row.seeds) == (3, 4, (0, 1))
-    assert row.pass_at[1].estimand == Estimand.E4
+    assert row.results[pass_at(1)].estimand == Estimand.E4
 
 
 def test_the_difference_to_the_baseline_is_paired_by_seed(store: Path) -> None:
     rows = _rows(store)
     own, baseline = [[1.0, 0.75, 0.25], [1.0, 0.5, 0.25]], [[1.0, 0.5, 0.0], [1.0, 0.25, 0.25]]
     expected = difference_estimate(np.array(own), np.array(baseline), seeds=[0, 1], baseline_seeds=[0, 1])
-    assert rows["top"].difference[1] == expected
-    assert rows["all"].difference == {}
+    assert rows["top"].differences[pass_at(1)] == expected
+    assert rows["all"].differences == {}
 
 
 def test_failed_and_missing_runs_are_counted_and_listed(store: Path) -> None:
@@ -69,7 +75,7 @@ def test_samples_beyond_the_completed_number_do_not_count(
     ledger.write_text(ledger.read_text().replace('"num_samples":2', '"num_samples":1'))
     make_sweep(tmp_path, [("all", 0, "a0")])
     assert (
-        _rows(tmp_path)["all"].pass_at[1].value == 1.0
+        _rows(tmp_path)["all"].results[pass_at(1)].value == 1.0
     )  # the first sample of each question is the correct one
 
 
@@ -78,9 +84,9 @@ def test_arms_graded_differently_are_not_compared(tmp_path: Path, make_run: Make
     make_run(tmp_path, "t0", correct=[2, 3], columns={"grader": "exact 2"})
     make_sweep(tmp_path, [("all", 0, "a0"), ("top", 0, "t0")])
     row = _rows(tmp_path)["top"]
-    assert row.difference == {}
+    assert row.differences == {}
     assert "not comparable: evaluations differ in grader" in row.remark
-    assert row.pass_at[1].value == pytest.approx(5 / 8)
+    assert row.results[pass_at(1)].value == pytest.approx(5 / 8)
 
 
 def test_runs_of_one_arm_that_were_sampled_differently_are_not_averaged(
@@ -90,7 +96,7 @@ def test_runs_of_one_arm_that_were_sampled_differently_are_not_averaged(
     make_run(tmp_path, "a1", correct=[2, 3], seed=1, columns={"decode_hash": "warmer"})
     make_sweep(tmp_path, [("all", 0, "a0"), ("all", 1, "a1")])
     row = _rows(tmp_path)["all"]
-    assert (row.pass_at, row.remark) == ({}, "not comparable: evaluations differ in decode_hash")
+    assert (row.results, row.remark) == ({}, "not comparable: evaluations differ in decode_hash")
 
 
 def test_one_seed_is_a_claim_about_checkpoints(tmp_path: Path, make_run: Make, make_sweep: Make) -> None:
@@ -98,7 +104,7 @@ def test_one_seed_is_a_claim_about_checkpoints(tmp_path: Path, make_run: Make, m
     make_run(tmp_path, "t0", correct=[2, 4])
     make_sweep(tmp_path, [("all", 0, "a0"), ("top", 0, "t0")])
     row = _rows(tmp_path)["top"]
-    assert row.difference[1].estimand == Estimand.E2
+    assert row.differences[pass_at(1)].estimand == Estimand.E2
     assert "one training run per arm: the claim is about two checkpoints" in row.remark
 
 
@@ -106,8 +112,8 @@ def test_k_above_the_samples_of_a_run_is_left_out(tmp_path: Path, make_run: Make
     make_run(tmp_path, "a0", correct=[1, 2], num_samples=8, k=(1, 8))
     make_run(tmp_path, "a1", correct=[1, 2], num_samples=4, k=(1, 4), seed=1)
     make_sweep(tmp_path, [("all", 0, "a0"), ("all", 1, "a1")])
-    assert list(_rows(tmp_path)["all"].pass_at) == [1, 4]
-    assert list(compare(tmp_path, "demo", ks=[2]).rows[0].pass_at) == [2]
+    assert list(_rows(tmp_path)["all"].results) == metrics_of([1, 4], [0.5])
+    assert list(compare(tmp_path, "demo", ks=[2]).rows[0].results) == metrics_of([2], [0.5])
 
 
 def test_a_damaged_run_does_not_hide_the_others(store: Path) -> None:
@@ -127,12 +133,61 @@ def test_a_run_that_is_still_training_is_listed_as_running(store: Path) -> None:
 
 def test_an_adhoc_sweep_without_baseline_has_no_differences(store: Path, make_sweep: Make) -> None:
     make_sweep(store, [("p=1", 0, "a0"), ("p=2", 0, "t0")], baseline=None)
-    assert all(row.difference == {} for row in compare(store, "demo").rows)
+    assert all(row.differences == {} for row in compare(store, "demo").rows)
 
 
 def test_an_unknown_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"sweep\.json is missing"):
         compare(tmp_path, "demo")
+
+
+def test_every_metric_has_an_interval_over_questions_and_seeds(store: Path) -> None:
+    # Correct of 4 samples, the wrong ones alike: 4, 2, 0 with seed 0 and 4, 1, 1 with seed 1. With all four
+    # drawn maj@4 is 1, 1/2, 0 and 1, 0, 0; pass^4 is 1, 0, 0 twice; cover@0.5 is 1, 1, 0 and 1, 0, 0.
+    comparison = compare(store, "demo")
+    row = comparison.rows[0]
+    assert list(comparison.metrics) == metrics_of([1, 4], [0.5])
+    expected = {
+        Metric(Kind.maj_at, 4): [[1, 0.5, 0], [1, 0, 0]],
+        Metric(Kind.pass_hat, 4): [[1, 0, 0], [1, 0, 0]],
+        Metric(Kind.cover_at, 0.5): [[1, 1, 0], [1, 0, 0]],
+    }
+    for metric, scores in expected.items():
+        estimate = arm_estimate(np.array(scores, dtype=float)).clipped(0, 1)
+        assert row.results[metric].value == pytest.approx(estimate.value)
+        assert (row.results[metric].low, row.results[metric].high) == pytest.approx(
+            (estimate.low, estimate.high)
+        )
+        assert comparison.rows[1].differences[metric].estimand == Estimand.E4
+
+
+def test_the_flat_table_holds_every_metric_and_the_guess_floor(store: Path) -> None:
+    columns = to_frame(compare(store, "demo")).to_dict("list")
+    for name in (
+        "maj@4",
+        "maj@4 low",
+        "pass^4",
+        "cover@0.5",
+        "difference maj@4",
+        "difference cover@0.5 high",
+    ):
+        assert name in columns
+    # Ten digits: one guess in ten is right, four all miss with probability 0.9^4 = 0.6561.
+    assert columns["guess floor@1"] == pytest.approx([0.1, 0.1])
+    assert columns["guess floor@4"] == pytest.approx([0.3439, 0.3439])
+
+
+def test_a_metric_is_named_for_people_and_for_mlflow() -> None:
+    metrics = metrics_of([8, 1], [0.9])
+    assert [str(metric) for metric in metrics] == ["pass@1", "pass@8", "maj@8", "pass^8", "cover@0.9"]
+    assert [metric.key for metric in metrics] == [
+        "pass_at_1",
+        "pass_at_8",
+        "maj_at_8",
+        "pass_hat_8",
+        "cover_at_0.9",
+    ]
+    assert all(legal_name(metric.key) == metric.key for metric in metrics)
 
 
 def test_the_flat_table_has_a_row_per_arm_and_the_interval_in_columns(store: Path) -> None:
@@ -143,5 +198,5 @@ def test_the_flat_table_has_a_row_per_arm_and_the_interval_in_columns(store: Pat
         True,
         True,
     ]
-    assert columns["difference@1"] == pytest.approx([np.nan, 0.125], nan_ok=True)
+    assert columns["difference pass@1"] == pytest.approx([np.nan, 0.125], nan_ok=True)
     assert columns["failed"] == [0, 1]

@@ -30,6 +30,7 @@ class Digits:
     name = "digits"
     grader = "digits/1"
     max_tokens = 4
+    answer_space = 2
 
     def __len__(self) -> int:
         return self.size
@@ -93,6 +94,24 @@ def test_the_rates_are_those_of_the_samples(tmp_path: Path, policy: Policy) -> N
     assert 0 < summary.avg < 1
     assert (summary.problems, summary.num_samples) == (3, 4)
     assert (summary.length_mean, summary.length_max) == (2.0, 2)  # one character and the end token
+
+
+def test_reliability_is_that_of_the_samples(tmp_path: Path, policy: Policy) -> None:
+    summary = run(policy, tmp_path, engine=Counting(policy), spec=spec(k=(1, 4), tau=(0.5,), answer_space=2))
+    rows = read_samples([tmp_path])
+    counts = [int((rows[rows.question_id == f"q{i}"].grade == "correct").sum()) for i in range(3)]
+    assert set(counts) - {0, 4}  # not all of a kind, or the next lines say little
+    # All 4 samples are drawn and the wrong ones all say "2": more than two right ones win, two tie.
+    assert summary.maj_at[4] == pytest.approx(sum((c > 2) + (c == 2) / 2 for c in counts) / 3)
+    assert summary.pass_hat[4] == pytest.approx(counts.count(4) / 3)
+    assert summary.cover_at[0.5] == pytest.approx(sum(c >= 2 for c in counts) / 3)
+    assert summary.maj_at[1] == summary.pass_hat[1] == pytest.approx(summary.avg)
+    # Two possible answers: one guess hits half of the time, four miss with probability 1/16.
+    assert summary.guess_floor == {1: pytest.approx(1 / 2), 4: pytest.approx(15 / 16)}
+
+
+def test_without_an_answer_space_there_is_no_guess_floor(tmp_path: Path, policy: Policy) -> None:
+    assert run(policy, tmp_path, engine=Counting(policy), spec=spec()).guess_floor == {}
 
 
 def test_errors_and_missing_answers_count_as_wrong_and_are_reported(tmp_path: Path, policy: Policy) -> None:
@@ -193,8 +212,10 @@ def test_a_row_says_whose_sample_it_is(tmp_path: Path, policy: Policy) -> None:
 
 
 def test_eval_json_holds_the_summary(tmp_path: Path, policy: Policy) -> None:
-    summary = run(policy, tmp_path, engine=Counting(policy), spec=spec())
+    summary = run(policy, tmp_path, engine=Counting(policy), spec=spec(tau=(0.5,), answer_space=2))
     stored = json.loads((tmp_path / "eval.json").read_text())
+    assert stored["summary"]["cover_at"] == {"0.5": summary.cover_at[0.5]}
+    assert (stored["k"], stored["tau"], stored["answer_space"]) == ([1, 2], [0.5], 2)
     assert stored["summary"]["avg"] == summary.avg
     assert stored["summary"]["pass_at"] == {str(k): value for k, value in summary.pass_at.items()}
     assert (stored["eval_id"], stored["num_samples"]) == ("e1", 4)

@@ -35,5 +35,10 @@ def test_a_benchmark_ships_without_problems_and_says_so(name: str) -> None:
         option(name).check()
 
 
+def test_aime_answers_are_the_integers_from_0_to_999() -> None:
+    sizes = {name: option(name).answer_space for name in COUNTS}
+    assert {name: size for name, size in sizes.items() if size} == {"aime24": 1000, "aime25": 1000}
+
+
 def test_every_option_is_covered_here() -> None:
     assert {file.stem for file in (conf_dir() / "data").glob("*.yaml")} == set(COUNTS)

@@ -38,6 +38,7 @@ def test_a_suite_with_a_file_takes_it_from_eval_path(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("steps=0", "steps must be at least 1, got 0"),
+        ("eval.tau=[1.5]", r"eval.tau must be in \(0, 1\], got 1.5"),
         ("eval.k=[16]", "eval.k must lie between 1 and eval.num_samples=8, got 16: pass@16 needs"),
         ("sampling.top_p=1.5", r"sampling.top_p must be in \(0, 1\], got 1.5"),
         ("compute.dtype=float8", "compute.dtype must be one of float32, bfloat16, got 'float8'"),

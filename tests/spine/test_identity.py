@@ -57,6 +57,11 @@ def test_the_label_of_a_method_is_no_part_of_a_run() -> None:
     assert _identity("method.name=other", "method.paper=x") == _identity()
 
 
+def test_the_size_of_the_answer_space_is_no_part_of_a_run() -> None:
+    base = ("data=aime24", "data.path=x.jsonl", "eval.held_out=0")
+    assert _identity(*base, "data.answer_space=null") == _identity(*base)
+
+
 def test_content_and_code_are_part_of_the_run_id() -> None:
     base = {"data_hash": "d", "model_revision": "m", "code": "c"}
     ids = {run_id({"seed": 0}, **{**base, key: "other"}) for key in base}

@@ -19,6 +19,7 @@ class Even:
 
     name = "even"
     grader = "even/1"
+    answer_space = None
 
     def __len__(self) -> int:
         return self.size

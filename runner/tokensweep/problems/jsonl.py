@@ -34,6 +34,7 @@ class JsonlProblems:
     num_problems: int | None = None  # expected count; null: any
     instruction: str = "{problem}"
     max_tokens: int = 2048
+    answer_space: int | None = None  # answers that a blind guesser chooses from; null: unknown
     held_out: int = 0  # problems of the file, chosen by the hash of their id, that only split=test gives
     split: Split = Split.train
     size: int | None = None  # how many problems of the split; null: all
@@ -46,6 +47,8 @@ class JsonlProblems:
                 f"{self.name}: its test split has data.held_out={self.held_out} problems, {self.size} were "
                 "asked for: raise data.held_out, lower eval.held_out, or evaluate on another file (eval=NAME)"
             )
+        if self.answer_space is not None and self.answer_space < 1:
+            raise ValueError(f"answer_space must be at least 1, or null, got {self.answer_space}")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if self.instruction.count(_SLOT) != 1:

@@ -39,6 +39,11 @@ class Ops(ProceduralTask):
             raise ValueError(f"skill must be in [0, 1], got {self.skill}")
         super().__post_init__()
 
+    @property
+    def answer_space(self) -> int:
+        """The ten digits."""
+        return 10
+
     def longest(self) -> int:
         """Five characters a step, a semicolon between steps, the end token."""
         return 6 * self.steps

@@ -34,6 +34,11 @@ class Order(ProceduralTask):
             raise ValueError(f"skill must be in [0, 1], got {self.skill}")
         super().__post_init__()
 
+    @property
+    def answer_space(self) -> int:
+        """The ten digits."""
+        return 10
+
     def longest(self) -> int:
         """Steps of ``i:`` and 1, 3, 5 ... characters, semicolons between them, the end token."""
         return self.steps**2 + 3 * self.steps

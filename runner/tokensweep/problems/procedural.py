@@ -62,6 +62,11 @@ class ProceduralTask:
         """Name and version; raise the number whenever a grade can change."""
         return f"{self.name}-steps/1"
 
+    @property
+    def answer_space(self) -> int | None:
+        """Unknown, unless a task says how many answers it has."""
+        return None
+
     def longest(self) -> int:
         """Tokens of the longest demonstration, end token included."""
         raise NotImplementedError

@@ -1,0 +1,68 @@
+"""The numbers that a question gets from its samples, and what they are called.
+
+Each is between 0 and 1 and is averaged over questions, so one kind of interval serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tokensweep_analysis.majority import Votes, maj_at_k
+from tokensweep_analysis.passk import cover_at, pass_at_k, pass_hat_k
+
+
+class Kind(StrEnum):
+    """What is asked of the samples; the value is how it is written before its k or tau."""
+
+    pass_at = "pass@"  # one of k is correct
+    maj_at = "maj@"  # the majority of k is correct
+    pass_hat = "pass^"  # all of k are correct
+    cover_at = "cover@"  # the share tau of all samples is correct
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A kind with its k, or its tau: ``pass@8``, ``cover@0.9``."""
+
+    kind: Kind
+    at: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.at:g}"
+
+    @property
+    def key(self) -> str:
+        """The name where ``@`` and ``^`` are not allowed: ``pass_at_8``, ``pass_hat_8``, ``cover_at_0.9``."""
+        return f"{self.kind.name}_{self.at:g}"
+
+    def of(self, votes: Votes) -> float:
+        """The number of one question. Raises ValueError for a k above its samples."""
+        if self.kind is Kind.maj_at:
+            return maj_at_k(votes, int(self.at))
+        if self.kind is Kind.cover_at:
+            return cover_at(votes.num_samples, votes.num_correct, self.at)
+        formula = pass_at_k if self.kind is Kind.pass_at else pass_hat_k
+        return formula(votes.num_samples, votes.num_correct, int(self.at))
+
+    def mean(self, questions: Iterable[Votes]) -> float:
+        """The mean over questions. Raises ValueError for none."""
+        values = [self.of(votes) for votes in questions]
+        if not values:
+            raise ValueError(f"{self} needs at least one question, got none")
+        return sum(values) / len(values)
+
+
+def metrics_of(ks: Iterable[int], taus: Iterable[float]) -> list[Metric]:
+    """pass@k of every k, pass^k and maj@k of those above 1, cover@tau of every tau; in this order.
+
+    At k = 1 all three are the mean accuracy, which is said once.
+    """
+    ordered = sorted(set(ks))
+    several = [k for k in ordered if k > 1]
+    return [
+        *(Metric(Kind.pass_at, k) for k in ordered),
+        *(Metric(kind, k) for kind in (Kind.maj_at, Kind.pass_hat) for k in several),
+        *(Metric(Kind.cover_at, tau) for tau in sorted(set(taus))),
+    ]
