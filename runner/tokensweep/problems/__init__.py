@@ -3,7 +3,7 @@
 Importing the package registers the options of the group ``data``.
 """
 
-from tokensweep.problems import countdown, jsonl, ops, order
+from tokensweep.problems import countdown, jsonl, ops, order, reasoning_gym
 from tokensweep.problems.protocol import Demonstrated, Grade, Outcome, Problem, ProblemSource
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "jsonl",
     "ops",
     "order",
+    "reasoning_gym",
 ]

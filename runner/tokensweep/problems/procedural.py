@@ -10,13 +10,17 @@ import dataclasses
 import hashlib
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from itertools import count
+from typing import Any, TypeVar
 
 from tokensweep.problems.protocol import Grade, Outcome, Problem
 from tokensweep.seeds import derive_seed
+
+T = TypeVar("T")
 
 _TEST_EVERY = 5  # one prompt in five belongs to the test split, by its hash
 _PATIENCE = 2000  # draws in a row without a new prompt before a task counts as exhausted
@@ -108,23 +112,33 @@ def _problems(task: ProceduralTask) -> tuple[Problem, ...]:
     """
     knobs = {k: v for k, v in dataclasses.asdict(task).items() if k not in ("size", "max_tokens")}
     rng = random.Random(derive_seed("problems", task.name, json.dumps(knobs, sort_keys=True)))
-    found: dict[str, str | None] = {}
-    stale = 0
-    while len(found) < task.size:
-        prompt, answer = task.draw(rng)
-        if split_of(prompt) is not task.split or prompt in found:
-            stale += 1
-            if stale > _PATIENCE:
-                raise ValueError(
-                    f"{task.name} has only about {len(found)} distinct {task.split} problems, but "
-                    f"{task.size} were asked for: lower data.size or make the problems larger"
-                )
-            continue
-        found[prompt], stale = answer, 0
+    drawn = (task.draw(rng) for _ in count())
+    found = first_of_split(drawn, split=task.split, size=task.size, name=task.name)
     return tuple(
         Problem(id=f"{task.name}-{task.split}-{index}", prompt=prompt, answer=answer)
         for index, (prompt, answer) in enumerate(found.items())
     )
+
+
+def first_of_split(drawn: Iterator[tuple[str, T]], *, split: Split, size: int, name: str) -> dict[str, T]:
+    """The first ``size`` distinct prompts of an endless stream that fall into a split, with their values.
+
+    Raises ValueError when the stream gives no new prompt any more.
+    """
+    found: dict[str, T] = {}
+    stale = 0
+    while len(found) < size:
+        prompt, value = next(drawn)
+        if split_of(prompt) is split and prompt not in found:
+            found[prompt], stale = value, 0
+            continue
+        stale += 1
+        if stale > _PATIENCE:
+            raise ValueError(
+                f"{name} has only about {len(found)} distinct {split} problems, but {size} were asked for: "
+                "lower data.size or make the problems larger"
+            )
+    return found
 
 
 def unread(finish_reason: str) -> Grade:
