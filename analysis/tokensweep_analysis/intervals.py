@@ -34,6 +34,7 @@ _ESTIMANDS = {  # by: several runs, several questions
     (True, False): Estimand.E3,
     (True, True): Estimand.E4,
 }
+NO_SPREAD = "where scores have no spread between runs or questions there is no interval"
 _ONE_CHECKPOINT = "one training run: the interval is about this checkpoint, not about the method"
 _TWO_CHECKPOINTS = "one training run per arm: the claim is about two checkpoints"
 
@@ -134,7 +135,7 @@ def _estimate(by_question: Scores, tables: Sequence[Scores], *, remark: str, con
         df = max(least, variance**2 / sum(part.variance**2 / part.df for part in [*questions, *runs, *both]))
         half = float(stats.t.ppf((1 + confidence) / 2, df)) * se
     else:
-        remarks.append("where scores have no spread between runs or questions there is no interval")
+        remarks.append(NO_SPREAD)
     value = float(by_question.mean())
     return Estimate(
         value=value,

@@ -13,13 +13,14 @@ from rich.padding import Padding
 from rich.text import Text
 
 from tokensweep.files import replacing, write_text
-from tokensweep_analysis.intervals import Estimate
+from tokensweep_analysis.intervals import NO_SPREAD, Estimate
 from tokensweep_analysis.layout import Cell, Column, FittedTable
 from tokensweep_analysis.metrics import Kind, Metric
 from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.tables import Comparison, Row, Trouble, to_frame
 
 _NOTHING = "-"
+_NO_INTERVAL = "[none]"
 _PROSE_WIDTH = 100  # longer lines are hard to read
 _MEAN = Metric(Kind.pass_at, 1)
 _BOLD = "A difference in bold has an interval that excludes 0."
@@ -137,16 +138,23 @@ def _sections(comparison: Comparison, *, compact: bool = False) -> Iterator[_Sec
         compared = compared[:1] if compact else compared
         costs = [_column(name, [cell(row) for row in rows]) for name, cell in _costs(compact=compact)]
         arms = _column("arm", [row.arm for row in rows])
+        results = (arms, *_results(comparison, rows, passes, compared, compact=compact))
+        others = [] if compact else [each for each in shown if each not in passes]
+        reliability = (arms, *(_metric_column(each, rows) for each in others))
         yield _Section(
             title=benchmark if setting in ("", benchmark) else f"{setting}: {benchmark}",
-            results=(arms, *_results(comparison, rows, passes, compared, compact=compact)),
+            results=results,
             df=tuple(
                 _column(f"df@{metric.at:g}", [_df(row.differences.get(metric)) for row in rows])
                 for metric in compared[:1]
             ),
-            reliability=(arms, *(_metric_column(each, rows) for each in shown if each not in passes)),
+            reliability=reliability,
             costs=(arms, *(c for c in costs if any(str(cell) != _NOTHING for cell in c.cells))),
-            facts=tuple(_facts(comparison, rows, shown, compact=compact)),
+            facts=(
+                *_facts(comparison, rows, passes),
+                *(() if compact else _explained(shown)),
+                *_missing((*results, *reliability)),
+            ),
         )
 
 
@@ -206,7 +214,7 @@ def _estimate(estimate: Estimate | None, *, sign: str = "") -> Cell:
         return Cell((_NOTHING,))
     value = f"{100 * estimate.value:{sign}.1f}"
     if estimate.low != estimate.low:  # NaN: the data give no interval
-        return Cell((value, "[none]"))
+        return Cell((value, _NO_INTERVAL))
     return Cell((value, f"[{100 * estimate.low:{sign}.1f}, {100 * estimate.high:{sign}.1f}]"))
 
 
@@ -240,9 +248,7 @@ def _costs(*, compact: bool) -> tuple[_Cost, ...]:
     return (*_KEPT, *_TIME) if compact else (*_KEPT, *_EVALUATED, *_TIME)
 
 
-def _facts(
-    comparison: Comparison, rows: Sequence[Row], shown: Sequence[Metric], *, compact: bool
-) -> Iterator[str]:
+def _facts(comparison: Comparison, rows: Sequence[Row], passes: Sequence[Metric]) -> Iterator[str]:
     """What the numbers of a table are, and what they are not, a sentence each."""
     done = [row for row in rows if row.results]
     estimates = [each for row in done for each in (*row.results.values(), *row.differences.values())]
@@ -260,9 +266,7 @@ def _facts(
         f"{_span(row.num_samples for row in done)} samples of each, "
         f"code {' '.join(comparison.code) or 'unknown'}."
     )
-    yield from _floor_facts(rows, shown)
-    if not compact:
-        yield from (_explained(metric) for metric in shown)
+    yield from _floor_facts(rows, passes)
     if any(row.differences for row in done):
         yield (
             f"Differences are to {comparison.baseline}, paired by question, and by seed where seeds agree; "
@@ -273,24 +277,30 @@ def _facts(
         yield f"{', '.join(row.arm for row in rows if row.remark == remark)}: {remark}."
 
 
-def _explained(metric: Metric) -> str:
-    """One sentence on what a metric is."""
-    k, percent = f"{metric.at:g}", f"{100 * metric.at:g} %"
-    of_kind = {
-        Kind.pass_at: f"the chance that at least one of {k} samples is right",
-        Kind.maj_at: f"the chance that the most frequent answer of {k} samples is right, with ties split and "
-        "without the samples that give no answer",
-        Kind.pass_hat: f"the chance that all of {k} samples are right",
-        Kind.cover_at: f"the share of questions with at least {percent} of their samples right, "
-        "a figure that is biased where samples are few",
-    }
-    return f"{metric} is {of_kind[metric.kind] if metric != _MEAN else 'the share of right samples'}."
+def _missing(columns: Iterable[Column]) -> Iterator[str]:
+    """Why a cell has no interval, if one has none."""
+    if any(_NO_INTERVAL in cell.parts for column in columns for cell in column.cells):
+        yield f"{NO_SPREAD.capitalize()}."
 
 
-def _floor_facts(rows: Sequence[Row], shown: Sequence[Metric]) -> Iterator[str]:
+def _explained(shown: Sequence[Metric]) -> Iterator[str]:
+    """One sentence on what each kind of metric is."""
+    if _MEAN in shown:
+        yield f"{_MEAN} is the share of right samples."
+    for kind, metric in {metric.kind: metric for metric in shown if metric != _MEAN}.items():
+        yield {
+            Kind.pass_at: f"{metric} is the chance that at least one of {metric.at:g} samples is right.",
+            Kind.maj_at: f"{metric} is the chance that the most frequent answer of {metric.at:g} samples is "
+            "right, with ties split and without the samples that give no answer.",
+            Kind.pass_hat: f"{metric} is the chance that all of {metric.at:g} samples are right.",
+            Kind.cover_at: "cover@tau is the share of questions with at least the share tau of their samples "
+            "right, a figure that is biased where samples are few.",
+        }[kind]
+
+
+def _floor_facts(rows: Sequence[Row], passes: Sequence[Metric]) -> Iterator[str]:
     """What guessing would reach, where the number of possible answers is known."""
     sizes = sorted({row.answer_space for row in rows if row.answer_space})
-    passes = [each for each in shown if each.kind is Kind.pass_at]
     for size in sizes:
         floors = " and ".join(f"{each} {100 * guess_floor(size, int(each.at)):.1f}" for each in passes)
         yield f"Blind guessing among {size:,} answers would reach {floors}."

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tokensweep.identity import read_json
 from tokensweep.ledger import Status
-from tokensweep_analysis.intervals import Estimate, Scores, arm_estimate, difference_estimate
+from tokensweep_analysis.intervals import NO_SPREAD, Estimate, Scores, arm_estimate, difference_estimate
 from tokensweep_analysis.metrics import Kind, Metric, metrics_of
 from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.runs import Run, Scored, load_run
@@ -42,7 +42,7 @@ class Row:
     answer_space: int | None = None  # answers that a blind guesser chooses from
     results: Mapping[Metric, Estimate] = field(default_factory=dict)  # means over questions and runs
     differences: Mapping[Metric, Estimate] = field(default_factory=dict)  # this arm minus the baseline
-    remark: str = ""
+    remark: str = ""  # on the runs; what is missing in a single estimate stands in that
     avg_completed: float | None = None
     truncated_fraction: float | None = None
     no_answer_fraction: float | None = None
@@ -218,14 +218,14 @@ def _row(cell: _Cell, own: _Arm, baseline: _Arm, *, ks: Sequence[int] | None, co
         differences = {} if odd_pair else _differences(own, baseline, ks=ks, confidence=confidence)
         remarks = [f"not comparable: {odd_pair}"] if odd_pair else []
         estimates = [*results.values(), *differences.values()]
-        remarks += [each.remark for each in estimates if each.remark]
+        remarks += [part for each in estimates for part in each.remark.split("; ") if part]
         known = {
             "num_questions": len(own.scored[0].questions),
             "num_samples": min(each.num_samples for each in own.scored),
             "answer_space": own.scored[0].answer_space,
             "results": {metric: each.clipped(0, 1) for metric, each in results.items()},
             "differences": {metric: each.clipped(-1, 1) for metric, each in differences.items()},
-            "remark": "; ".join(dict.fromkeys(remarks)),
+            "remark": "; ".join(part for part in dict.fromkeys(remarks) if part != NO_SPREAD),
             **{name: _mean(getattr(each, name) for each in own.scored) for name in RATES},
             **{name: _mean(run.costs.get(name) for run in own.runs) for name in COSTS},
         }
