@@ -60,7 +60,7 @@ def _run_subject(config: Frozen, overrides: Sequence[str]) -> _Subject:
     frozen = verify(run_dir)
     if not config["eval"]["suites"]:
         typed = {key: config["eval"][key] for key in _typed_eval_keys(overrides)}
-        config["eval"] = {**frozen["eval"], **typed}
+        config["eval"] = {**config["eval"], **frozen["eval"], **typed}  # keys newer than the run: default
     folders = sorted((run_dir / "checkpoints").glob("step-*"))
     if not folders:
         raise ValueError(

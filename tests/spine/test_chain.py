@@ -164,7 +164,8 @@ def test_evaluate_takes_a_run_or_a_model(store: Path) -> None:
         "evaluate", f"run={row['run_id'][:8]}", f"store={store}", "eval.num_samples=9", cwd=store
     )
     assert of_run.returncode == 0, of_run.stderr
-    assert "pass@8" in of_run.stdout
+    for column in ("avg@n", "pass@8", "guess@8", "maj@8", "pass^8", "cover@0.5", "cover@0.9", "no answer"):
+        assert column in of_run.stdout
     small = [o for o in _SMALL if o.startswith(("data.", "model.", "eval."))]
     of_model = tokensweep(
         "evaluate", "model=tiny", "data=ops", "eval=held_out", *small, f"store={store}", cwd=store
