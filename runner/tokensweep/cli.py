@@ -22,6 +22,7 @@ tokensweep trains token-level RLVR methods in one trainer and compares them.
   tokensweep report SWEEP                     the table again
   tokensweep regrade SWEEP                    grade stored answers again, without a model; then the table
   tokensweep methods [NAME]                   the method presets, or what fills the slots of one
+  tokensweep data list|fetch|check            problem sets: what there is, download, check files
   tokensweep sync [SWEEP ...] [--all]         project run folders to MLflow (rebuilds a lost database)
 
 Each has its own --help. Start with:
@@ -33,7 +34,7 @@ Shell completion: eval "$(tokensweep -sc install=bash)"
 """
 
 _HYDRA_COMMANDS = ("train", "evaluate")
-_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", "report", "regrade", "methods", "sync")
+_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", "report", "regrade", "methods", "data", "sync")
 
 
 def main() -> None:
@@ -50,6 +51,7 @@ def main() -> None:
         "report": _report,
         "regrade": _regrade,
         "methods": _methods,
+        "data": _data,
         "sync": _sync,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -220,6 +222,12 @@ def _methods(arguments: Sequence[str]) -> None:
     from tokensweep.describe import methods_command
 
     methods_command(arguments[1:])
+
+
+def _data(arguments: Sequence[str]) -> None:
+    from tokensweep.data.command import data_command
+
+    data_command(arguments[1:])
 
 
 def _sync(arguments: Sequence[str]) -> None:

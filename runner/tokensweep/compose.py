@@ -106,9 +106,24 @@ def _fill_suites(frozen: Frozen) -> None:
         if settings["path"] and "path" in suite:
             given = _absolute(settings["path"])
             suite["path"] = str(given / f"{name}.jsonl" if given.is_dir() else given)
-    for node in [frozen.get("model"), data, *settings["suites"].values()]:
+    for node in [data, *settings["suites"].values()]:
+        if node:
+            _fill_files(node, folder=Path(frozen["store"]) / "data")
+    model = frozen.get("model")
+    for node in [model, data, *settings["suites"].values()]:
         if node and node.get("path"):
             node["path"] = str(_absolute(node["path"]))
+
+
+def _fill_files(node: dict[str, Any], *, folder: Path) -> None:
+    """A known set without a path lies in the store; so do those that ``exclude`` names."""
+    if node.get("hub") and not node["path"]:
+        node["path"] = str(folder / f"{node['name']}.jsonl")
+    if "exclude" in node:
+        node["exclude"] = [
+            str(_absolute(entry) if entry.endswith(".jsonl") else folder / f"{entry}.jsonl")
+            for entry in node["exclude"]
+        ]
 
 
 def _absolute(path: str) -> Path:
@@ -117,7 +132,7 @@ def _absolute(path: str) -> Path:
 
 def _check_components(frozen: Frozen) -> None:
     """Build every component once: range errors of their fields belong before the start."""
-    for where in ("model", "data", "rollout"):
+    for where in ("model", "data", "rollout", "prompt"):
         if frozen.get(where):
             _build_at(where, frozen[where])
     for name, suite in frozen["eval"]["suites"].items():

@@ -131,6 +131,7 @@ class RunConf:
     method: MethodConf = field(default_factory=MethodConf)
     model: Any = MISSING
     data: Any = MISSING
+    prompt: Any = MISSING
     rollout: Any = MISSING
     sampling: SamplingConf = field(default_factory=SamplingConf)
     batch: BatchConf = field(default_factory=BatchConf)
@@ -154,6 +155,7 @@ class EvaluateConf:
     run: str | None = None  # id of a run in the store
     model: Any = None
     data: Any = None
+    prompt: Any = MISSING
     rollout: Any = MISSING
     eval: EvalConf = field(default_factory=EvalConf)
     compute: ComputeConf = field(default_factory=ComputeConf)

@@ -18,7 +18,7 @@ import pandas as pd
 from tokensweep.files import write_json
 from tokensweep.identity import digest
 from tokensweep.models.policy import Policy
-from tokensweep.models.prompts import encode_prompt
+from tokensweep.models.prompts import Encode
 from tokensweep.problems import Problem, ProblemSource
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
 from tokensweep.seeds import derive_seed
@@ -42,7 +42,7 @@ class EvalSpec:
     k: tuple[int, ...]  # of pass@k, maj@k and pass^k
     seed: int
     sampling: SamplingSpec
-    decode_hash: str  # engine and sampling
+    decode_hash: str  # engine, sampling and prompt
     tau: tuple[float, ...] = ()  # of cover@tau
     answer_space: int | None = None  # of the suite, for its guess floor
 
@@ -68,7 +68,7 @@ class EvalSpec:
             tau=tuple(entry.get("tau", ())),  # a run that was planned before there was tau asked for none
             seed=entry["seed"],
             sampling=SamplingSpec(**{**entry["sampling"], "stop": stop}),
-            decode_hash=digest([entry["sampling"], dict(engine)])[:12],
+            decode_hash=digest([entry["sampling"], dict(engine), *entry.get("prompt", {}).values()])[:12],
             answer_space=entry.get("answer_space"),
         )
 
@@ -116,20 +116,23 @@ def evaluate(
     *,
     out_dir: Path,
     subject: Subject,
-    chat: bool,
+    encode: Encode,
+    indices: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Draw and grade the samples that ``out_dir`` lacks, then write ``eval.json`` and give back the summary.
 
-    ``engine`` has been loaded with ``policy``. ``progress`` hears (samples done, samples in total).
+    ``engine`` has been loaded with ``policy``, ``encode`` turns the text of a prompt into token ids, ``indices``
+    are the problems to ask (None: all). ``progress`` hears (samples done, samples in total).
     Raises ValueError when stored samples are of another decoding or another version of the problems.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     stored = _stored(out_dir, spec)
     regrade_stored(out_dir, source)
-    missing = [work for work in _work(source, spec.num_samples) if (work[0].id, work[1]) not in stored]
-    total = len(source) * spec.num_samples
-    row = _RowMaker(policy=policy, source=source, spec=spec, subject=subject, chat=chat)
+    asked = range(len(source)) if indices is None else indices
+    missing = [work for work in _work(source, asked, spec.num_samples) if (work[0].id, work[1]) not in stored]
+    total = len(asked) * spec.num_samples
+    row = _RowMaker(policy=policy, source=source, spec=spec, subject=subject, encode=encode)
     for start in range(0, len(missing), _SHARD_SAMPLES):
         shard = missing[start : start + _SHARD_SAMPLES]
         done = total - len(missing) + start
@@ -219,11 +222,10 @@ class _RowMaker:
     source: ProblemSource
     spec: EvalSpec
     subject: Subject
-    chat: bool
+    encode: Encode
 
     def prompt_ids(self, problem: Problem) -> tuple[int, ...]:
-        text = self.source.prompt_text(problem)
-        return encode_prompt(self.policy.tokenizer, text, chat=self.chat)
+        return self.encode(self.source.prompt_text(problem))
 
     def seed(self, problem: Problem, sample: int) -> int:
         return derive_seed(self.spec.seed, "evaluate", self.spec.suite, problem.id, sample)
@@ -255,9 +257,9 @@ class _RowMaker:
 _Work = tuple[Problem, int]  # a problem and the number of the sample
 
 
-def _work(source: ProblemSource, num_samples: int) -> Iterator[_Work]:
+def _work(source: ProblemSource, indices: Sequence[int], num_samples: int) -> Iterator[_Work]:
     """Samples of one problem stand together: its prompt is then read by the model once."""
-    for index in range(len(source)):
+    for index in indices:
         problem = source[index]
         for sample in range(num_samples):
             yield problem, sample

@@ -48,11 +48,19 @@ def evaluate_subject(config: Frozen, *, overrides: Sequence[str], console: Conso
         raise ValueError(
             "nothing to evaluate: name a suite with eval=NAME (tokensweep evaluate --help lists them)"
         )
-    for entry in entries:
-        entry["num_problems"] = len(contents.source(entry["source"])[0])
     summaries = _evaluate_all(config, subject, entries, console)
     console.print(_table(subject, summaries))
+    for entry, summary in zip(entries, summaries, strict=True):
+        for remark in _remarks(entry, summary, len(contents.source(entry["source"])[0])):
+            console.print(remark, highlight=False)
     console.print(f"samples  {subject.evals}", highlight=False, soft_wrap=True)
+
+
+def _remarks(entry: Mapping[str, Any], summary: Any, num_problems: int) -> list[str]:
+    """What a reader of the suite's numbers must know."""
+    dropped = num_problems - summary.problems
+    limit = f"{entry['suite']}: {dropped} of {num_problems} problems dropped, longer than prompt.max_tokens"
+    return [text for text in (entry["caution"], limit if dropped else "") if text]
 
 
 def _run_subject(config: Frozen, overrides: Sequence[str]) -> _Subject:
@@ -61,6 +69,9 @@ def _run_subject(config: Frozen, overrides: Sequence[str]) -> _Subject:
     if not config["eval"]["suites"]:
         typed = {key: config["eval"][key] for key in _typed_eval_keys(overrides)}
         config["eval"] = {**config["eval"], **frozen["eval"], **typed}  # keys newer than the run: default
+    config["model"] = frozen["model"]
+    if not any(text.lstrip("+").startswith("prompt") for text in overrides):
+        config["prompt"] = frozen.get("prompt")
     folders = sorted((run_dir / "checkpoints").glob("step-*"))
     if not folders:
         raise ValueError(
@@ -121,7 +132,8 @@ def _evaluate_all(
 
     from tokensweep.evaluate import EvalSpec, Subject, evaluate
     from tokensweep.models.policy import Policy
-    from tokensweep.train.setup import device_of
+    from tokensweep.models.prompts import fitting, prompt_of
+    from tokensweep.train.setup import device_of, encoder
 
     logging.disable_progress_bar()  # transformers' own; ours counts samples
     torch.set_num_threads(config["compute"]["threads"])
@@ -130,10 +142,13 @@ def _evaluate_all(
     engine = build(config["rollout"])
     engine.load(policy, version=subject.step or 0)
     who = Subject(run_id=subject.name, config_hash=subject.config_hash, seed=subject.seed)
+    prompt = prompt_of(config)
+    encode = encoder(prompt, policy, chat=subject.chat)
+    asked = [fitting(prompt, build(entry["source"]), encode) for entry in entries]
     summaries = []
     with Progress(console=console, transient=True) as bar:
-        for entry in entries:
-            task = bar.add_task(entry["suite"], total=entry["num_problems"] * entry["num_samples"])
+        for entry, indices in zip(entries, asked, strict=True):
+            task = bar.add_task(entry["suite"], total=len(indices) * entry["num_samples"])
             spec = EvalSpec.of(entry, engine=config["rollout"])
             summaries.append(
                 evaluate(
@@ -143,7 +158,8 @@ def _evaluate_all(
                     spec,
                     out_dir=subject.evals / spec.folder_name,
                     subject=who,
-                    chat=subject.chat,
+                    encode=encode,
+                    indices=indices,
                     progress=partial(_show, bar, task),
                 )
             )

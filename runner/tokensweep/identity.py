@@ -3,7 +3,8 @@
 A run is identified by what can change its numbers: the identity keys of its config, the content of its
 data and model, and the code. Where it runs, where it writes and how it is evaluated do not count. Values
 that equal the schema's default are left out of the hash, so a new key with a neutral default changes no
-old identity.
+old identity, and so are a component's labels (where a file lies, where it is from, what it must hold): its
+content is hashed instead.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from omegaconf import OmegaConf
 
 from tokensweep.config import RunConf
 from tokensweep.paths import extension_dirs
-from tokensweep.registry import KIND, defaults_of
+from tokensweep.registry import KIND, defaults_of, labels_of
 
 SCHEMA_VERSION = 1  # raise when the meaning or the default of an identity key changes
 
 _IDENTITY_KEYS = ("seed", "steps", "method", "model", "data", "rollout", "sampling", "batch", "optim")
-_NOT_CONTENT = ("path", "answer_space")  # of model and data: where it lies, what a table says beside it
+_DEFAULT_PROMPT = {KIND: "prompt/model"}
 _LABELS = ("name", "paper", "evidence")  # of the method: say where it is from, not what it does
 _TRAINING_CODE = ("loss", "methods", "models", "problems", "rollout", "train", "registry.py", "seeds.py")
 
@@ -41,10 +42,20 @@ def identity_of(frozen: Mapping[str, Any]) -> dict[str, Any]:
     assert isinstance(defaults, dict)
     kept = {key: frozen[key] for key in _IDENTITY_KEYS}
     kept["method"] = {key: value for key, value in frozen["method"].items() if key not in _LABELS}
-    for key in ("model", "data"):  # their content is hashed, wherever it lies
-        kept[key] = {name: value for name, value in frozen[key].items() if name not in _NOT_CONTENT}
     stripped = {key: _without_defaults(kept[key], defaults[key]) for key in _IDENTITY_KEYS if key != "seed"}
-    return {"seed": frozen["seed"], "dtype": frozen["compute"]["dtype"], **stripped}
+    return {
+        "seed": frozen["seed"],
+        "dtype": frozen["compute"]["dtype"],
+        **stripped,
+        **prompt_identity(frozen),
+    }
+
+
+def prompt_identity(frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"prompt": ...}`` where prompts are wrapped otherwise than the model says, else nothing."""
+    node = frozen.get("prompt")
+    known = _without_defaults(node, None) if node else _DEFAULT_PROMPT
+    return {} if known == _DEFAULT_PROMPT else {"prompt": known}
 
 
 def _without_defaults(node: Any, defaults: Any) -> Any:
@@ -52,6 +63,7 @@ def _without_defaults(node: Any, defaults: Any) -> Any:
         return node
     if KIND in node:
         defaults = {**defaults_of(node), KIND: None}
+        node = {key: value for key, value in node.items() if key not in labels_of(node)}
     known = defaults if isinstance(defaults, Mapping) else {}
     kept = {}
     for key, value in node.items():

@@ -63,6 +63,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         + (f", {duplicates} jobs are the same run as another" if duplicates else "")
     )
     console.print(f"store {plan.store}", highlight=False)
+    for remark in plan.remarks():
+        console.print(remark, highlight=False, style="yellow")
 
 
 def _dispatch(plan: Plan, console: Console) -> list[str]:

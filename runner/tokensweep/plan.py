@@ -10,8 +10,11 @@ from typing import Any
 
 from tokensweep.compose import Frozen, freeze_run
 from tokensweep.files import write_json
-from tokensweep.identity import code_sha, digest, eval_id, identity_of, read_json, run_id
+from tokensweep.identity import code_sha, digest, eval_id, identity_of, prompt_identity, read_json, run_id
 from tokensweep.ledger import read_run
+from tokensweep.models.prompts import prompt_of
+from tokensweep.preflight import refuse_overlap, remarks_on
+from tokensweep.problems.dates import caution
 from tokensweep.registry import build
 from tokensweep.sweepfile import Job, Sweep
 
@@ -30,6 +33,7 @@ class PlannedRun:
     data_hash: str
     model_revision: str
     evals: tuple[Mapping[str, Any], ...]
+    remarks: tuple[str, ...] = ()  # what was left out of its data
 
     def dir(self, store: Path) -> Path:
         """Its folder."""
@@ -51,6 +55,11 @@ class Plan:
     def sweep_dir(self) -> Path:
         """Where the sweep keeps its list of runs and its report."""
         return self.store / "sweeps" / self.sweep.name
+
+    def remarks(self) -> list[str]:
+        """What a reader must know of the data of its runs, a sentence each."""
+        cautions = [entry["caution"] for run in self.runs for entry in run.evals if entry["caution"]]
+        return list(dict.fromkeys([*cautions, *(text for run in self.runs for text in run.remarks)]))
 
     def missing(self) -> list[PlannedRun]:
         """The runs that still have to train or to evaluate, in order."""
@@ -110,6 +119,7 @@ class Contents:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Any, str]] = {}
+        self._remarks: dict[str, tuple[str, ...]] = {}
 
     def source(self, node: Mapping[str, Any]) -> tuple[Any, str]:
         """The problem source of a config node, checked, and the hash of its content."""
@@ -127,6 +137,17 @@ class Contents:
             data, _ = self.source(data_node)
             self._known[key] = (None, build(node).revision(data=data))
         return self._known[key][1]
+
+    def remarks(self, config: Frozen) -> tuple[str, ...]:
+        """What is left out of a run's data; refuses problems that it would both train and be tested on."""
+        nodes = config["eval"]["suites"]
+        key = digest([config["data"], nodes, config["model"], config.get("prompt")])
+        if key not in self._remarks:
+            source = self.source(config["data"])[0]
+            suites = {name: self.source(node)[0] for name, node in nodes.items()}
+            refuse_overlap(source, suites)
+            self._remarks[key] = remarks_on(config, source, suites)
+        return self._remarks[key]
 
 
 def _plan_run(config: Frozen, contents: Contents) -> PlannedRun:
@@ -146,6 +167,7 @@ def _plan_run(config: Frozen, contents: Contents) -> PlannedRun:
         data_hash=data_hash,
         model_revision=revision,
         evals=tuple(evals),
+        remarks=contents.remarks(config),
     )
 
 
@@ -175,8 +197,11 @@ def plan_evals(
         source, suite_hash = source_of(node)
         sampling = {key: settings[key] for key in ("temperature", "top_p", "top_k", "max_tokens")}
         sampling["max_tokens"] = sampling["max_tokens"] or source.max_tokens
+        if stop := prompt_of(config).stop:
+            sampling["stop"] = list(stop)
         decoding = {
             **sampling,
+            **prompt_identity(config),
             "seed": settings["seed"],
             "engine": config["rollout"],
             "dtype": config["compute"]["dtype"],
@@ -195,6 +220,8 @@ def plan_evals(
                 "answer_space": source.answer_space,
                 "seed": settings["seed"],
                 "sampling": sampling,
+                "caution": caution(name, node, config["model"]),
+                **({"prompt": wrapped} if (wrapped := prompt_identity(config)) else {}),
             }
         )
     return entries

@@ -74,6 +74,15 @@ def defaults_of(node: Mapping[str, Any]) -> dict[str, Any]:
     return {str(k): v for k, v in plain.items() if v != MISSING}
 
 
+def labels_of(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields of the component in ``node`` that say where something is from and change no number.
+
+    A component names them in a class variable ``LABELS: ClassVar[tuple[str, ...]]``.
+    """
+    labels: tuple[str, ...] = getattr(_registered[node[KIND]], "LABELS", ())
+    return labels
+
+
 _TUPLE_HINTS = (tuple[str, ...], tuple[int, ...], tuple[float, ...])
 
 

@@ -91,8 +91,9 @@ def _evaluate_all(
 
     from tokensweep.evaluate import EvalSpec, Subject, evaluate
     from tokensweep.models.policy import Policy
+    from tokensweep.models.prompts import prompt_of
     from tokensweep.registry import build
-    from tokensweep.train.setup import check_source, device_of, prepare_torch
+    from tokensweep.train.setup import check_source, device_of, encoder, fitting_problems, prepare_torch
 
     prepare_torch(config["compute"])
     folder = trained_folder(run_dir, step=config["steps"])
@@ -100,6 +101,8 @@ def _evaluate_all(
     policy = Policy(folder, dtype=dtype, device=device_of(config["compute"]["device"]))
     engine = build(config["rollout"])
     engine.load(policy, version=config["steps"])
+    prompt = prompt_of(config)
+    encode = encoder(prompt, policy, chat=build(config["model"]).chat)
     subject = Subject(run_id=plan["run_id"], config_hash=plan["config_sha"][:12], seed=config["seed"])
     for entry in entries:
         source = build(entry["source"])
@@ -112,7 +115,8 @@ def _evaluate_all(
             spec,
             out_dir=run_dir / "evals" / spec.folder_name,
             subject=subject,
-            chat=build(config["model"]).chat,
+            encode=encode,
+            indices=fitting_problems(prompt, source, encode),
         )
         print(f"{spec.suite}: avg@{summary.num_samples} {summary.avg:.4f} over {summary.problems} problems")
         attempt.event(Kind.evaluated, suite=spec.suite, eval_id=spec.eval_id, num_samples=spec.num_samples)

@@ -12,9 +12,11 @@ import pytest
 
 from tokensweep.evaluate import EvalSpec, Subject, Summary, evaluate, regrade_entry
 from tokensweep.models.policy import Policy
+from tokensweep.models.prompts import ModelPrompt
 from tokensweep.problems import Grade, Outcome, Problem
 from tokensweep.rollout import Request, Rollout, SamplingSpec
 from tokensweep.rollout.fake import FakeEngine
+from tokensweep.train.setup import encoder
 from tokensweep_analysis.samples import read_samples
 
 _SUBJECT = Subject(run_id="run", config_hash="abc", seed=7)
@@ -79,7 +81,10 @@ def spec(*, num_samples: int = 4, k: tuple[int, ...] = (1, 2), **changes: Any) -
 
 
 def run(policy: Policy, folder: Path, *, engine: FakeEngine, spec: EvalSpec, **options: Any) -> Summary:
-    return evaluate(policy, engine, Digits(), spec, out_dir=folder, subject=_SUBJECT, chat=False, **options)
+    encode = encoder(ModelPrompt(), policy, chat=False)
+    return evaluate(
+        policy, engine, Digits(), spec, out_dir=folder, subject=_SUBJECT, encode=encode, **options
+    )
 
 
 def test_the_rates_are_those_of_the_samples(tmp_path: Path, policy: Policy) -> None:
@@ -248,7 +253,8 @@ class Lenient(Digits):
 def test_a_new_grader_reads_the_stored_texts_and_samples_nothing(tmp_path: Path, policy: Policy) -> None:
     strict = run(policy, tmp_path, engine=Counting(policy), spec=spec())
     idle = Counting(policy, calls=0)
-    lenient = evaluate(policy, idle, Lenient(), spec(), out_dir=tmp_path, subject=_SUBJECT, chat=False)
+    encode = encoder(ModelPrompt(), policy, chat=False)
+    lenient = evaluate(policy, idle, Lenient(), spec(), out_dir=tmp_path, subject=_SUBJECT, encode=encode)
     assert strict.avg < 1
     assert lenient.avg == 1  # every answer is "1" or "2"
     assert set(read_samples([tmp_path]).grader) == {"digits/2"}

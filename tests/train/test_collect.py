@@ -46,6 +46,7 @@ class Scripted:
 def collector(right: Any, *, size: int = 10, prompts: int = 2) -> Collector:
     return Collector(
         source=Even(size=size),
+        indices=tuple(range(size)),
         engine=Scripted(right),
         encode=lambda text: (int(text.removesuffix("=")),),
         decode=lambda ids: "01"[ids[0]],  # "0" is even, hence right

@@ -7,9 +7,11 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 from tokensweep.models.protocol import Progress
 from tokensweep.models.store import check_folder
+from tokensweep.problems.dates import check_day
 from tokensweep.problems.protocol import ProblemSource
 from tokensweep.registry import component
 
@@ -23,15 +25,28 @@ _CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 class HfModel:
     """A folder (absolute ``path``) or a hub repository (``path: owner/name`` with its ``commit``)."""
 
+    LABELS: ClassVar[tuple[str, ...]] = ("path", "released")
+
     path: str = ""
     commit: str = ""  # 40 hex digits; hub only: a branch moves, so it identifies nothing
     chat: bool = True  # prompts go through the tokenizer's chat template
+    released: str = ""  # day as 2025-04-28; empty: unknown. Benchmarks that are older may have been seen
+
+    def __post_init__(self) -> None:
+        check_day("released", self.released)
 
     def revision(self, *, data: ProblemSource | None) -> str:
         """Hash of the folder's files, or the hub's commit. Raises ValueError for an unusable path."""
         if self._is_folder():
             return f"hf-{_folder_hash(self._check_folder())}"
         return f"{self.path}@{self._check_hub()}"
+
+    def tokenizer_folder(self, *, data: ProblemSource | None, cache: Path) -> Path | None:
+        """The folder itself, or what was downloaded of the repository before."""
+        if self._is_folder():
+            return self._check_folder()
+        target = self._target(cache)
+        return target if (target / "tokenizer.json").is_file() else None
 
     def materialise(
         self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None
@@ -41,11 +56,13 @@ class HfModel:
             return self._check_folder()
         from huggingface_hub import snapshot_download  # slow to import, and needed for the hub only
 
-        commit = self._check_hub()
-        target = cache / f"{self.path.replace('/', '--')}-{commit[:12]}"
+        commit, target = self._check_hub(), self._target(cache)
         return Path(
             snapshot_download(self.path, revision=commit, local_dir=target, allow_patterns=list(_CONTENT))
         )
+
+    def _target(self, cache: Path) -> Path:
+        return cache / f"{self.path.replace('/', '--')}-{self._check_hub()[:12]}"
 
     def _is_folder(self) -> bool:
         """Whether the path means a folder rather than a hub id."""

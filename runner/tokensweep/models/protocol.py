@@ -24,6 +24,10 @@ class ModelSource(Protocol):
         """Identity of the weights that ``materialise`` gives, without building them."""
         ...
 
+    def tokenizer_folder(self, *, data: ProblemSource | None, cache: Path) -> Path | None:
+        """A folder with the tokenizer if there is one already: nothing is built or fetched."""
+        ...
+
     def materialise(
         self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None
     ) -> Path:

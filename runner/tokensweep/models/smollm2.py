@@ -7,9 +7,10 @@ import importlib.util
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import ClassVar
 
 from tokensweep.models.protocol import Progress
-from tokensweep.models.store import build_once
+from tokensweep.models.store import build_once, folder_or_none
 from tokensweep.problems.protocol import ProblemSource
 from tokensweep.registry import component
 
@@ -30,8 +31,11 @@ class Dtype(StrEnum):
 class SmolLm2Model:
     """The package's four-bit weights, dequantised once into a normal folder (269 MB in bfloat16)."""
 
+    LABELS: ClassVar[tuple[str, ...]] = ("released",)
+
     dtype: Dtype = Dtype.float32
     chat: bool = True
+    released: str = "2024-11-01"  # the family's announcement, by encyclopedia articles; not its model card
 
     def revision(self, *, data: ProblemSource | None) -> str:
         """Package version and number format. Raises ValueError with the command to type if it is missing."""
@@ -39,6 +43,10 @@ class SmolLm2Model:
             return f"smollm2-{importlib.metadata.version(_DISTRIBUTION)}-{self.dtype}"
         except importlib.metadata.PackageNotFoundError:
             raise ValueError(_EXTRA) from None
+
+    def tokenizer_folder(self, *, data: ProblemSource | None, cache: Path) -> Path | None:
+        """The folder in ``cache`` if it was built before."""
+        return folder_or_none(cache / self.revision(data=data))
 
     def materialise(
         self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None

@@ -16,6 +16,11 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def folder_or_none(folder: Path) -> Path | None:
+    """The folder if it is there."""
+    return folder if folder.is_dir() else None
+
+
 def build_once(target: Path, write: Callable[[Path], None]) -> Path:
     """``target``, built by ``write(folder)`` unless it exists.
 

@@ -1,6 +1,7 @@
 """Problems from a JSONL file: one object per line with ``id``, ``problem`` and ``answer``.
 
-Benchmarks are this component with a file, an instruction and an expected count; no contest text is shipped.
+Benchmarks are this component with a file, an instruction and what is known of the set; no problem text is
+shipped. Runs read local files only: a cluster's node needs no internet (``tokensweep data fetch`` does).
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from tokensweep.problems.checks import AnswerForm, Expected, findings, plain_text
+from tokensweep.problems.dates import check_day
 from tokensweep.problems.grading import GRADER, grade_answer, normalise
 from tokensweep.problems.procedural import Split
 from tokensweep.problems.protocol import Grade, Problem
@@ -26,20 +29,40 @@ _COLUMNS = ("id", "problem", "answer")
 class JsonlProblems:
     """Problems with exact answers from ``path``.
 
-    Every access raises ValueError for a file that is missing, empty, cut off, ambiguous or of wrong length.
+    Every access raises ValueError for a file that is missing, empty, cut off or ambiguous, and :meth:`check`
+    also for one that does not hold what is known of the set.
     """
+
+    LABELS: ClassVar[tuple[str, ...]] = (
+        "answer_space",
+        *("path", "exclude", "num_problems", "answer_form", "answers", "date"),
+        *("hub", "hub_subset", "hub_split", "hub_rows", "revision", "license", "checked", "note"),
+    )
 
     name: str = "jsonl"
     path: str = ""  # absolute; a relative path is made absolute where the command is typed
-    num_problems: int | None = None  # expected count; null: any
+    exclude: tuple[str, ...] = ()  # files, or names of sets, whose problems are dropped from this one
     instruction: str = "{problem}"
     max_tokens: int = 2048
     answer_space: int | None = None  # answers that a blind guesser chooses from; null: unknown
     held_out: int = 0  # problems of the file, chosen by the hash of their id, that only split=test gives
     split: Split = Split.train
     size: int | None = None  # how many problems of the split; null: all
+    num_problems: int | None = None  # expected in the file; null: any number
+    answer_form: AnswerForm = AnswerForm.text
+    answers: str = ""  # hash that the answers must have, see checks.answers_hash; empty: not known
+    date: str = ""  # when the problems became public, the last of them; empty: unknown
+    hub: str = ""  # dataset OWNER/NAME that `tokensweep data fetch` downloads
+    hub_subset: str = ""  # folder or configuration of it; empty: the only one
+    hub_split: str = "train"
+    hub_rows: str = "columns"  # how its rows are read, see tokensweep.data.convert
+    revision: str | None = None  # commit; null: the newest, which is then written beside the file
+    license: str = ""
+    checked: str = ""  # what of these facts was looked up where
+    note: str = ""
 
     def __post_init__(self) -> None:
+        check_day("date", self.date)
         if self.held_out < 0 or (self.size is not None and self.size < 1):
             raise ValueError(f"held_out must be >= 0 and size >= 1, got {self.held_out} and {self.size}")
         if self.split is Split.test and (self.size or 1) > self.held_out:
@@ -67,7 +90,28 @@ class JsonlProblems:
 
     def check(self) -> None:
         """Raise ValueError naming file, line and next step if the file can not be used."""
+        wrong = findings(self.whole_file(), self.expected)
+        if wrong:
+            again = f"fetch it again (tokensweep data fetch {self.name} force=true), or " if self.hub else ""
+            raise ValueError(
+                f"{self.name} {'; it '.join(wrong)} ({self.path}): {again}correct the file; "
+                "if another one is meant, set data.num_problems, data.answers and data.answer_form to what it holds"
+            )
         self._problems()
+
+    @property
+    def expected(self) -> Expected:
+        """What is known of the set."""
+        return Expected(num_problems=self.num_problems, answer_form=self.answer_form, answers=self.answers)
+
+    def whole_file(self) -> tuple[Problem, ...]:
+        """Every problem of the file, whatever the split, the size and what is excluded."""
+        return _read(*_version(_file(self)))
+
+    @property
+    def num_excluded(self) -> int:
+        """Problems of the file that :attr:`exclude` drops."""
+        return len(self.whole_file()) - len(_not_excluded(self.whole_file(), self._excluded()))
 
     def content_hash(self) -> str:
         """SHA-256 over instruction and rows in order; neither path nor extra columns nor the grader count."""
@@ -87,20 +131,32 @@ class JsonlProblems:
         return grade_answer(text, problem.answer, finish_reason=finish_reason)
 
     def _problems(self) -> tuple[Problem, ...]:
-        file = _file(self.path, self.name)
-        stat = file.stat()
-        return _of_split(self, file, stat.st_size, stat.st_mtime_ns)
+        return _of_split(self, _version(_file(self)), self._excluded())
+
+    def _excluded(self) -> tuple[_Version, ...]:
+        for path in self.exclude:
+            if not Path(path).is_file():
+                raise ValueError(
+                    f"data.exclude of {self.name} must list files, but {path} is none: "
+                    "fetch that set, or give the file"
+                )
+        return tuple(_version(Path(path)) for path in self.exclude)
+
+
+_Version = tuple[Path, int, int]  # a file, its size and its time of change, which key caches
+
+
+def _version(file: Path) -> _Version:
+    stat = file.stat()
+    return file, stat.st_size, stat.st_mtime_ns
 
 
 @lru_cache(maxsize=16)
-def _of_split(source: JsonlProblems, file: Path, size: int, changed: int) -> tuple[Problem, ...]:
-    """The problems of the source's split in file order; size and time of change only key the cache."""
-    problems = _read(file, size, changed)
-    if source.num_problems is not None and len(problems) != source.num_problems:
-        raise ValueError(
-            f"{source.name} must have {source.num_problems} problems, got {len(problems)} in {file}: "
-            "fetch the file again, or set data.num_problems to what it should hold"
-        )
+def _of_split(
+    source: JsonlProblems, version: _Version, excluded: tuple[_Version, ...]
+) -> tuple[Problem, ...]:
+    """The problems of the source's split in file order."""
+    problems = _not_excluded(_read(*version), excluded)
     if source.held_out >= len(problems):
         raise ValueError(
             f"{source.name}: held_out must leave some to train on, got {source.held_out} of {len(problems)}"
@@ -111,21 +167,26 @@ def _of_split(source: JsonlProblems, file: Path, size: int, changed: int) -> tup
     return tuple(wanted[: source.size])
 
 
-def _file(path: str, name: str) -> Path:
-    """The file as a path, or a ValueError that says how to give one."""
-    if not path:
-        raise ValueError(
-            f"{name} has no file: give data.path=FILE (for an evaluation suite eval.path=FILE), "
-            "a JSONL file with id, problem and answer on every line"
-        )
-    file = Path(path)
-    if not file.is_absolute():
+def _not_excluded(problems: tuple[Problem, ...], excluded: tuple[_Version, ...]) -> tuple[Problem, ...]:
+    """The problems whose text is in none of the excluded files."""
+    texts = {plain_text(problem.prompt) for version in excluded for problem in _read(*version)}
+    return tuple(p for p in problems if plain_text(p.prompt) not in texts) if texts else problems
+
+
+def _file(source: JsonlProblems) -> Path:
+    """The file as a path, or a ValueError that says how to get or to give one."""
+    name, path = source.name, source.path
+    if path and not Path(path).is_absolute():
         raise ValueError(f"path of {name} must be absolute, got {path!r}: the node does not know your folder")
-    if not file.is_file():
-        raise ValueError(
-            f"{name} must be a JSONL file, but {path} is none: correct data.path or fetch the file"
-        )
-    return file
+    if path and Path(path).is_file():
+        return Path(path)
+    fetch = f"run `tokensweep data fetch {name}` on a machine with internet and copy the file to "
+    raise ValueError(
+        (f"{name} must be a JSONL file, but {path} is none: " if path else f"{name} has no file: ")
+        + (f"{fetch}{path or f'<store>/data/{name}.jsonl'}, or " if source.hub else "")
+        + "give data.path=FILE (for an evaluation suite eval.path=FILE), "
+        "a JSONL file with id, problem and answer on every line"
+    )
 
 
 @lru_cache(maxsize=16)

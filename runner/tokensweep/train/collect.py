@@ -54,6 +54,7 @@ class Collector:
     """
 
     source: ProblemSource
+    indices: tuple[int, ...]  # of the problems to draw
     engine: Engine
     encode: Callable[[str], tuple[int, ...]]
     decode: Callable[[tuple[int, ...]], str]
@@ -82,7 +83,7 @@ class Collector:
         return Collected(sampled=tuple(sampled), kept=target, rounds=rounds, position=position)
 
     def _index(self, position: int) -> int:
-        return problem_index(position, size=len(self.source), seed=self.seed)
+        return self.indices[problem_index(position, size=len(self.indices), seed=self.seed)]
 
     def _sample(self, problems: Sequence[Problem], *, step: int, drawn: Counter[str]) -> list[Group]:
         """One group per problem. A problem drawn twice in a step gets new samples, not copies."""

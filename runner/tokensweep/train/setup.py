@@ -11,7 +11,7 @@ import torch
 
 from tokensweep.loss.method import Method, build_method
 from tokensweep.models.policy import Policy
-from tokensweep.models.prompts import encode_prompt
+from tokensweep.models.prompts import Encode, Prompt, fitting, prompt_of
 from tokensweep.problems import ProblemSource
 from tokensweep.registry import build
 from tokensweep.rollout import Engine, SamplingSpec
@@ -42,7 +42,8 @@ class Parts:
     engine: Engine
     method: Method
     model_folder: Path  # weights that the run starts from
-    chat: bool
+    prompt: Prompt
+    chat: bool  # what the model says of itself
     device: torch.device
     dtype: torch.dtype
 
@@ -68,6 +69,7 @@ def assemble(config: Mapping[str, Any], *, cache: Path) -> Parts:
         engine=build(config["rollout"]),
         method=method,
         model_folder=model.materialise(data=source, cache=cache),
+        prompt=prompt_of(config),
         chat=model.chat,
         device=device_of(config["compute"]["device"]),
         dtype=getattr(torch, config["compute"]["dtype"]),
@@ -83,18 +85,33 @@ def check_source(source: ProblemSource) -> None:
 
 
 def collector_of(config: Mapping[str, Any], parts: Parts, policy: Policy) -> Collector:
-    """What samples the optimiser batches of the run."""
-    sampling = SamplingSpec(**{**config["sampling"], "stop": tuple(config["sampling"]["stop"])})
+    """What samples the optimiser batches of the run. Raises DataError for prompts above the limit."""
+    stop = dict.fromkeys((*config["sampling"]["stop"], *parts.prompt.stop))
+    encode = encoder(parts.prompt, policy, chat=parts.chat)
     return Collector(
         source=parts.source,
+        indices=fitting_problems(parts.prompt, parts.source, encode),
         engine=parts.engine,
-        encode=lambda text: encode_prompt(policy.tokenizer, text, chat=parts.chat),
+        encode=encode,
         decode=policy.decode,
-        sampling=sampling,
+        sampling=SamplingSpec(**{**config["sampling"], "stop": tuple(stop)}),
         num_prompts=config["batch"]["prompts"],
         group_size=config["batch"]["group_size"],
         seed=config["seed"],
     )
+
+
+def encoder(prompt: Prompt, policy: Policy, *, chat: bool) -> Encode:
+    """What turns the text of a problem into token ids for this policy."""
+    return lambda text: prompt.encode(policy.tokenizer, text, chat=chat)
+
+
+def fitting_problems(prompt: Prompt, source: ProblemSource, encode: Encode) -> tuple[int, ...]:
+    """Indices of the problems within the prompt's limit; raises DataError where longer ones are refused."""
+    try:
+        return fitting(prompt, source, encode)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def optimizer_of(policy: Policy, settings: Mapping[str, Any]) -> torch.optim.Optimizer:

@@ -1,0 +1,1 @@
+"""Getting problem sets as local files: known sets, their conversion, the download, the command."""

@@ -1,0 +1,71 @@
+"""What is refused or remarked before a run starts: problems trained and tested on, old benchmarks, long prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokensweep.compose import Frozen
+from tokensweep.models.prompts import fitting, prompt_of
+from tokensweep.problems.checks import shared
+from tokensweep.problems.jsonl import JsonlProblems
+from tokensweep.problems.protocol import Problem, ProblemSource
+from tokensweep.registry import build
+
+_SHOWN = 3  # ids in a message
+
+
+def refuse_overlap(training: ProblemSource, suites: Mapping[str, ProblemSource]) -> None:
+    """Raise ValueError when a training file holds problems of an evaluation file, by their plain text.
+
+    Procedural tasks are not compared: the hash of a prompt keeps their splits apart.
+    """
+    if not isinstance(training, JsonlProblems):
+        return
+    for name, suite in suites.items():
+        if not isinstance(suite, JsonlProblems):
+            continue
+        both = shared(_problems(training), _problems(suite))
+        if both:
+            raise ValueError(
+                f"{training.name} would train on {len(both)} problems of the suite {name}: "
+                f"{', '.join(problem.id for problem in both[:_SHOWN])}. Drop them with "
+                f"'data.exclude=[{suite.path}]', which makes it a run of its own, or choose another suite"
+            )
+
+
+def _problems(source: ProblemSource) -> Iterator[Problem]:
+    return (source[index] for index in range(len(source)))
+
+
+def remarks_on(config: Frozen, source: ProblemSource, suites: Mapping[str, ProblemSource]) -> tuple[str, ...]:
+    """Problems left out, a sentence each. Raises ValueError for a prompt above the limit that is refused.
+
+    Prompts are counted where the model's tokenizer is at hand; elsewhere by the run before its first step.
+    """
+    found = []
+    if isinstance(source, JsonlProblems) and source.num_excluded:
+        total = len(source.whole_file())
+        found.append(f"{source.name}: {source.num_excluded} of {total} problems dropped by data.exclude")
+    prompt, model = prompt_of(config), build(config["model"])
+    folder = None
+    if prompt.max_tokens is not None:
+        folder = model.tokenizer_folder(data=source, cache=Path(config["store"]) / "models")
+    if folder is None:
+        return tuple(found)
+    tokenizer = _tokenizer(folder)
+    for each in (source, *suites.values()):
+        kept = len(fitting(prompt, each, lambda text: prompt.encode(tokenizer, text, chat=model.chat)))
+        if kept < len(each):
+            found.append(
+                f"{each.name}: {len(each) - kept} of {len(each)} problems dropped, "
+                f"longer than prompt.max_tokens={prompt.max_tokens}"
+            )
+    return tuple(dict.fromkeys(found))
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
