@@ -273,6 +273,8 @@ def _facts(comparison: Comparison, rows: Sequence[Row], passes: Sequence[Metric]
             "intervals are not adjusted for the number of comparisons."
         )
     yield "Tokens and seconds are per run, rates are of the evaluation."
+    for caution in dict.fromkeys(row.caution for row in rows if row.caution):
+        yield f"Contamination: {caution}."
     for remark in dict.fromkeys(row.remark for row in rows if row.remark):
         yield f"{', '.join(row.arm for row in rows if row.remark == remark)}: {remark}."
 

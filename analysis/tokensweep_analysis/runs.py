@@ -40,6 +40,7 @@ class Scored:
     no_answer_fraction: float  # samples without an answer in the asked-for format
     error_fraction: float
     length_mean: float  # completion tokens
+    caution: str = ""  # whether the model may have seen the problems before
 
     def scores(self, metric: Metric) -> Scores:
         """The metric per question, [Q]. Raises ValueError for a k above ``num_samples``."""
@@ -128,6 +129,7 @@ def _score(folder: Path, entry: Mapping[str, Any], num_samples: int) -> Scored:
         no_answer_fraction=_share(frame["grade"], "no_answer"),
         error_fraction=_share(frame["grade"], "error"),
         length_mean=float(frame["n_output_tokens"].mean()),
+        caution=entry.get("caution", ""),
     )
 
 

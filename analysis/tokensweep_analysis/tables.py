@@ -43,6 +43,7 @@ class Row:
     results: Mapping[Metric, Estimate] = field(default_factory=dict)  # means over questions and runs
     differences: Mapping[Metric, Estimate] = field(default_factory=dict)  # this arm minus the baseline
     remark: str = ""  # on the runs; what is missing in a single estimate stands in that
+    caution: str = ""  # whether the model may have seen the problems before
     avg_completed: float | None = None
     truncated_fraction: float | None = None
     no_answer_fraction: float | None = None
@@ -226,6 +227,7 @@ def _row(cell: _Cell, own: _Arm, baseline: _Arm, *, ks: Sequence[int] | None, co
             "results": {metric: each.clipped(0, 1) for metric, each in results.items()},
             "differences": {metric: each.clipped(-1, 1) for metric, each in differences.items()},
             "remark": "; ".join(part for part in dict.fromkeys(remarks) if part != NO_SPREAD),
+            "caution": "; ".join(dict.fromkeys(each.caution for each in own.scored if each.caution)),
             **{name: _mean(getattr(each, name) for each in own.scored) for name in RATES},
             **{name: _mean(run.costs.get(name) for run in own.runs) for name in COSTS},
         }

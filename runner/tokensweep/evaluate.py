@@ -122,8 +122,8 @@ def evaluate(
 ) -> Summary:
     """Draw and grade the samples that ``out_dir`` lacks, then write ``eval.json`` and give back the summary.
 
-    ``engine`` has been loaded with ``policy``, ``encode`` turns the text of a prompt into token ids, ``indices``
-    are the problems to ask (None: all). ``progress`` hears (samples done, samples in total).
+    ``engine`` has been loaded with ``policy``, ``encode`` turns the text of a prompt into token ids and
+    ``indices`` are the problems to ask (None: all). ``progress`` hears (samples done, samples in total).
     Raises ValueError when stored samples are of another decoding or another version of the problems.
     """
     out_dir.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ def evaluate_subject(config: Frozen, *, overrides: Sequence[str], console: Conso
     console.print(_table(subject, summaries))
     for entry, summary in zip(entries, summaries, strict=True):
         for remark in _remarks(entry, summary, len(contents.source(entry["source"])[0])):
-            console.print(remark, highlight=False)
+            console.print(remark, highlight=False, markup=False)
     console.print(f"samples  {subject.evals}", highlight=False, soft_wrap=True)
 
 

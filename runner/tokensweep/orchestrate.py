@@ -64,7 +64,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     )
     console.print(f"store {plan.store}", highlight=False)
     for remark in plan.remarks():
-        console.print(remark, highlight=False, style="yellow")
+        console.print(remark, highlight=False, markup=False, style="yellow")
 
 
 def _dispatch(plan: Plan, console: Console) -> list[str]:
@@ -106,6 +106,7 @@ def ui_command(tracking_uri: str, store: Path) -> str:
 
 def dry_run(sweep: Sweep) -> None:
     """Print what a sweep would run, without writing anything."""
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -122,7 +123,7 @@ def dry_run(sweep: Sweep) -> None:
             str(entry["seed"]),
             entry["run_id"],
             state,
-            " ".join(entry["overrides"]),
+            escape(" ".join(entry["overrides"])),  # data.exclude=[a] is no markup
         )
     console.print(table)
 

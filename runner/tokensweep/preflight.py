@@ -1,4 +1,4 @@
-"""What is refused or remarked before a run starts: problems trained and tested on, old benchmarks, long prompts."""
+"""What is refused or remarked before a run starts: problems both trained and tested on, and long prompts."""
 
 from __future__ import annotations
 

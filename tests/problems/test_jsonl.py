@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tokensweep.problems import Outcome
+from tokensweep.problems.checks import AnswerForm
 from tokensweep.problems.jsonl import JsonlProblems
 
 ROW = {"id": "a", "problem": "What is 3 + 4?", "answer": "7"}
@@ -61,6 +63,33 @@ def test_a_benchmark_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
     source = JsonlProblems(name="aime24", path=write(tmp_path, *rows({})), num_problems=30)
     with pytest.raises(ValueError, match="aime24 must have 30 problems, got 1"):
         source.check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"answer": "1/2"}, {"answer_form": AnswerForm.aime}, "integers in 0..999, got 1 others: '1/2' of b"),
+        ({}, {}, "each problem once, got 1 repeated: b and a"),
+        ({"problem": "x"}, {"answers": "0" * 64, "hub": "a/b"}, r"the answers it is known for .*force=true"),
+    ],
+)
+def test_a_file_that_is_not_the_set_it_should_be_is_refused(
+    tmp_path: Path, changes: dict[str, object], options: dict[str, Any], message: str
+) -> None:
+    source = JsonlProblems(name="set", path=write(tmp_path, *rows({}, {"id": "b", **changes})), **options)
+    with pytest.raises(ValueError, match=message):
+        source.check()
+
+
+def test_excluded_problems_are_dropped_whatever_their_ids_and_spelling(tmp_path: Path) -> None:
+    (tmp_path / "suite").mkdir()
+    suite = write(tmp_path / "suite", *rows({"id": "other", "problem": "What is $3+4$?"}))
+    path = write(tmp_path, *rows({}, {"id": "b", "problem": "What is 3 + 5?", "answer": "8"}))
+    source = JsonlProblems(path=path, exclude=(suite,))
+    assert ([source[i].id for i in range(len(source))], source.num_excluded) == (["b"], 1)
+    assert source.content_hash() != JsonlProblems(path=path).content_hash()
+    with pytest.raises(ValueError, match=r"data.exclude of jsonl must list files, but /none is none"):
+        len(JsonlProblems(path=path, exclude=("/none",)))
 
 
 def test_a_source_without_a_file_says_how_to_give_one() -> None:

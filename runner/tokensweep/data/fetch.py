@@ -43,12 +43,12 @@ class Fetched:
 def fetch(source: JsonlProblems, target: Path, *, force: bool, download: Download) -> Fetched:
     """Write the problems of a known set to ``target`` unless they are there.
 
-    Raises ValueError when the set has no hub dataset, the hub is not reached, the rows are not what is known of
-    the set, or ``target`` is a different file and ``force`` is not given; nothing is written then.
+    Raises ValueError, having written nothing, when the set has no hub dataset, the hub is not reached, the rows
+    are not what is known of the set, or ``target`` is a different file and ``force`` is not given.
     """
     if not source.hub:
         raise ValueError(
-            f"{source.name} has no dataset on the hub: bring a JSONL file with id, problem and answer per line"
+            f"{source.name} has no dataset on the hub: bring a JSONL file, id, problem and answer per line"
         )
     before = _known_content(source, target)
     if before and not force:
@@ -157,4 +157,5 @@ def _told(source: JsonlProblems, commit: str, converted: Converted) -> str:
         (converted.disagreeing, "problems with contradicting answers dropped"),
     )
     rest = "".join(f", {count} {what}" for count, what in left_out if count)
-    return f"{len(converted.problems)} problems from {converted.rows} rows of {source.hub} at {commit[:12]}{rest}"
+    origin = f"{converted.rows} rows of {source.hub} at {commit[:12]}"
+    return f"{len(converted.problems)} problems from {origin}{rest}"

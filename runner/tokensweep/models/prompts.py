@@ -1,7 +1,7 @@
 """From the text of a problem to token ids: the wrapping that a family of models expects.
 
-The data's ``instruction`` says which form of answer the verifier reads; the group ``prompt`` says how that text is
-put to the model. Training and evaluation use the same.
+The data's ``instruction`` says which form of answer the verifier reads; the group ``prompt`` says how that text
+is put to the model. Training and evaluation use the same.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class ChatPrompt(_Limited):
 @component("prompt", "base")
 @dataclass(frozen=True)
 class BasePrompt(_Limited):
-    """Plain text for base models, with the problem in its place. No chat template of the tokenizer is used."""
+    """Plain text for base models, with the problem in its place; the chat template is not used."""
 
     template: str = _SLOT
     stop: tuple[str, ...] = ()

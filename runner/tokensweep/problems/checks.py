@@ -1,7 +1,7 @@
 """What a set of problems must be like: as many as expected, each once, with the answers it is known for.
 
 Problems are compared by their text without what mirrors of one set differ in: white space, dollar signs and
-other delimiters of formulas, spacing commands, sizes of brackets. A figure (asy, tikz) is text like any other, so
+other delimiters of formulas, spacing commands, sizes of brackets. Figures (asy, tikz) are text like the rest:
 a problem whose figure is drawn differently is another problem here.
 """
 

@@ -34,8 +34,7 @@ class JsonlProblems:
     """
 
     LABELS: ClassVar[tuple[str, ...]] = (
-        "answer_space",
-        *("path", "exclude", "num_problems", "answer_form", "answers", "date"),
+        *("path", "exclude", "answer_space", "num_problems", "answer_form", "answers", "date"),
         *("hub", "hub_subset", "hub_split", "hub_rows", "revision", "license", "checked", "note"),
     )
 
@@ -94,8 +93,8 @@ class JsonlProblems:
         if wrong:
             again = f"fetch it again (tokensweep data fetch {self.name} force=true), or " if self.hub else ""
             raise ValueError(
-                f"{self.name} {'; it '.join(wrong)} ({self.path}): {again}correct the file; "
-                "if another one is meant, set data.num_problems, data.answers and data.answer_form to what it holds"
+                f"{self.name} {'; it '.join(wrong)} ({self.path}): {again}correct the file; if "
+                "another one is meant, set data.num_problems, data.answers and data.answer_form accordingly"
             )
         self._problems()
 
