@@ -44,6 +44,14 @@ def test_a_report_says_estimand_scale_sizes_seeds_code_and_note(store: Path) -> 
         assert fact in text
 
 
+def test_a_report_says_that_the_model_may_have_seen_the_problems(store: Path) -> None:
+    assert "Contamination" not in to_markdown(compare(store, "demo"))
+    for path in (store / "runs").glob("*/plan.json"):
+        plan = read_json(path)
+        write_json(path, {**plan, "evals": [{**each, "caution": "ops is older"} for each in plan["evals"]]})
+    assert to_markdown(compare(store, "demo")).count("Contamination: ops is older.") == 1
+
+
 def test_numbers_stand_in_points_with_their_interval(store: Path) -> None:
     # (4 + 2 + 0 + 4 + 1 + 1) correct of 24 samples is 50 %; arm top has 15 of 24, which is 62.5 %.
     text = to_markdown(compare(store, "demo"))

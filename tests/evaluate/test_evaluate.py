@@ -119,6 +119,12 @@ def test_without_an_answer_space_there_is_no_guess_floor(tmp_path: Path, policy:
     assert run(policy, tmp_path, engine=Counting(policy), spec=spec()).guess_floor == {}
 
 
+def test_only_the_problems_that_are_asked_count(tmp_path: Path, policy: Policy) -> None:
+    summary = run(policy, tmp_path, engine=Counting(policy), spec=spec(), indices=(0, 2))
+    assert summary.problems == 2
+    assert set(read_samples([tmp_path]).question_id) == {"q0", "q2"}
+
+
 def test_errors_and_missing_answers_count_as_wrong_and_are_reported(tmp_path: Path, policy: Policy) -> None:
     errors = run(policy, tmp_path / "a", engine=Counting(policy, texts=("?",)), spec=spec())
     assert (errors.avg, errors.error_fraction, errors.no_answer_fraction) == (0.0, 1.0, 0.0)

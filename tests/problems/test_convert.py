@@ -85,14 +85,8 @@ def test_a_row_without_an_answer_is_skipped_and_counted() -> None:
     rows = [{"problem": "a", "answer": ""}, {"problem": "b", "answer": None}, {"problem": "c", "answer": "1"}]
     converted = convert(rows, kind="columns", name="s")
     assert ([p.prompt for p in converted.problems], converted.unanswered) == (["c"], 2)
-    assert (
-        convert(
-            [{"question": "q", "answer": "no mark"}, *({"question": "r", "answer": "#### 1"},)],
-            kind="gsm8k",
-            name="s",
-        ).unanswered
-        == 1
-    )
+    unmarked = [{"question": "q", "answer": "no mark"}, {"question": "r", "answer": "#### 1"}]
+    assert convert(unmarked, kind="gsm8k", name="s").unanswered == 1
 
 
 def test_ids_that_repeat_are_numbered() -> None:

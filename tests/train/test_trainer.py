@@ -154,6 +154,16 @@ def test_problems_that_cannot_be_used_are_a_data_error(tmp_path: Path, small_con
         train(config, tmp_path / "run")
 
 
+def test_problems_with_long_prompts_are_never_drawn_and_counted(tmp_path: Path, small_config: Make) -> None:
+    # The prompts are "0=" to "11=": ten of two characters, which are tokens, and two of three.
+    limit = {"_component_": "prompt/model", "max_tokens": 2, "over_limit": "drop"}
+    config = small_config(data={"_component_": "data/test_even", "size": 12}, prompt=limit)
+    train(config, tmp_path / "run")
+    assert column(tmp_path / "run", "sampled/dropped_prompts") == [2.0, 2.0]
+    with pytest.raises(DataError, match=r"even-10 has 3 tokens, prompt\.max_tokens is 2"):
+        train({**config, "prompt": {**limit, "over_limit": "refuse"}}, tmp_path / "refused")
+
+
 def test_greedy_training_rollouts_are_refused(tmp_path: Path, small_config: Make) -> None:
     with pytest.raises(ValueError, match=r"sampling\.temperature must be above 0"):
         train(small_config(sampling__temperature=0.0), tmp_path / "run")

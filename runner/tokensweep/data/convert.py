@@ -1,6 +1,6 @@
 """From the rows of a hub dataset to problems: pure functions, one per kind of row.
 
-``columns`` takes columns called problem and answer, ``gsm8k`` the text after ``####``, ``math`` the last box of a
+``columns`` takes columns of that name, ``gsm8k`` the text after ``####``, ``math`` the last box of a
 solution, ``dapo`` a chat prompt without the instruction around it. Answers become texts; a row without an
 answer is skipped, copies of a problem are merged, a problem whose copies disagree is dropped.
 """

@@ -43,8 +43,8 @@ class Fetched:
 def fetch(source: JsonlProblems, target: Path, *, force: bool, download: Download) -> Fetched:
     """Write the problems of a known set to ``target`` unless they are there.
 
-    Raises ValueError, having written nothing, when the set has no hub dataset, the hub is not reached, the rows
-    are not what is known of the set, or ``target`` is a different file and ``force`` is not given.
+    Raises ValueError, having written nothing, when the set has no hub dataset, the hub is not reached, the
+    rows are not what is known of the set, or ``target`` is a different file and ``force`` is not given.
     """
     if not source.hub:
         raise ValueError(

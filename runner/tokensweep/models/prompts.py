@@ -1,7 +1,7 @@
 """From the text of a problem to token ids: the wrapping that a family of models expects.
 
-The data's ``instruction`` says which form of answer the verifier reads; the group ``prompt`` says how that text
-is put to the model. Training and evaluation use the same.
+The data's ``instruction`` says which form of answer the verifier reads; the group ``prompt`` says how that
+text is put to the model. Training and evaluation use the same.
 """
 
 from __future__ import annotations

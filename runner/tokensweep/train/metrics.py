@@ -23,7 +23,7 @@ DENOMINATORS: Mapping[str, str] = {
     "sampled/grader_errors": "all rollouts sampled in the step",
     "sampled/discarded_groups": "a count of groups, no rate",
     "sampled/rounds": "a count of sampling rounds, no rate",
-    "sampled/dropped_prompts": "a count of problems above prompt.max_tokens, no rate; only with a limit",
+    "sampled/dropped_prompts": "a count of problems longer than prompt.max_tokens, no rate",
     "length/mean": "rollouts trained on; completion tokens, end token included",
     "length/max": "the longest rollout trained on",
     "truncated_fraction": "rollouts trained on",

@@ -113,7 +113,7 @@ class _Training:
             "lr": lr,
             **_scheduled(self.parts.method, number - 1),
             **measure.sampling_metrics(collected),
-            **self._dropped_prompts(),
+            "sampled/dropped_prompts": float(len(self.parts.source) - len(self.collector.indices)),
         }
         memories = self.progress.memories
         if collected.kept:
@@ -178,12 +178,6 @@ class _Training:
         if self.reference is not None:
             columns["ref_logprobs"] = self.reference.everywhere(batch, plan=plan)["logprobs"]
         return batch.with_columns(**columns), plan
-
-    def _dropped_prompts(self) -> dict[str, float]:
-        """How many problems are never drawn because of the prompt's limit, where there is one."""
-        if self.parts.prompt.max_tokens is None:
-            return {}
-        return {"sampled/dropped_prompts": float(len(self.parts.source) - len(self.collector.indices))}
 
     def _set_lr(self, step: int) -> float:
         """Linear warm-up over the first ``optim.warmup_steps`` optimiser batches, then constant."""

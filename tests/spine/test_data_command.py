@@ -1,0 +1,87 @@
+"""``tokensweep data``: the table, the check of files, the download (from a fake of the hub)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tokensweep.data.command import data_command
+from tokensweep.data.fetch import Downloaded
+from tokensweep.problems.jsonl import JsonlProblems
+
+
+def write(file: Path, texts: list[str]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"id": f"{file.stem}-{i}", "problem": text, "answer": str(i)} for i, text in enumerate(texts)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def fake_hub(source: JsonlProblems) -> Downloaded:
+    """As openai/gsm8k, with two problems and a copy."""
+    rows = [{"question": f"{i % 2} + 1?", "answer": f"... #### {i % 2 + 1}"} for i in range(3)]
+    return Downloaded(commit="e" * 40, rows=rows)
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
+    return re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_the_list_says_what_is_here_and_what_was_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "data" / "aime25.jsonl", ["x"])
+    data_command(["list", f"store={tmp_path}"])
+    text = printed(capsys)
+    assert "aime25 30 2025-02-12 yes MathArena/aime_2025 CC BY-NC-SA 4.0 loaders read" in text
+    assert "aime24 30 2024-02-07 no" in text
+    assert f"here means {tmp_path}/data/<set>.jsonl" in text
+
+
+def test_a_fetched_set_is_found_by_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data_command(["fetch", "gsm8k", f"store={tmp_path}"], download=fake_hub)
+    assert "gsm8k 2 problems from 3 rows of openai/gsm8k at eeeeeeeeeeee, 1 copies merged" in printed(capsys)
+    data_command(["check", "gsm8k", f"store={tmp_path}"])
+    assert "2 0..999" in printed(capsys)
+    data_command(["fetch", "gsm8k", f"to={tmp_path / 'usb'}"], download=fake_hub)
+    assert (tmp_path / "usb" / "gsm8k.jsonl").is_file()
+
+
+def test_an_unknown_set_is_refused_before_anything_is_downloaded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no set 'aime99': known are aime24, aime25"):
+        data_command(["fetch", "gsm8k", "aime99", f"store={tmp_path}"], download=fake_hub)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_named_like_a_known_set_must_hold_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "aime25.jsonl", ["x", "y", "y"])
+    with pytest.raises(SystemExit, match="1"):
+        data_command(["check", str(file), f"store={tmp_path}"])
+    text = printed(capsys)
+    assert "must have 30 problems, got 3" in text
+    assert "must have each problem once, got 1 repeated: aime25-2 and aime25-1" in text
+
+
+def test_training_and_evaluation_files_that_overlap_fail_the_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "data" / "math.jsonl", ["Find $x$.", "Find y."])
+    mine = write(tmp_path / "mine.jsonl", ["find nothing", "Find \\(x\\)."])
+    with pytest.raises(SystemExit, match="1"):
+        data_command(["check", str(mine), f"store={tmp_path}"])
+    assert "mine and math share 1 problems: mine-1" in printed(capsys)
+
+
+def test_files_without_findings_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data_command(["check", str(write(tmp_path / "a.jsonl", ["x"])), str(write(tmp_path / "b.jsonl", ["y"]))])
+    assert "no problem is shared" in printed(capsys)
