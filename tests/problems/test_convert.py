@@ -82,7 +82,11 @@ def test_copies_are_merged_and_contradictions_dropped() -> None:
 
 
 def test_a_row_without_an_answer_is_skipped_and_counted() -> None:
-    rows = [{"problem": "a", "answer": ""}, {"problem": "b", "answer": None}, {"problem": "c", "answer": "1"}]
+    rows: list[Row] = [
+        {"problem": "a", "answer": ""},
+        {"problem": "b", "answer": None},
+        {"problem": "c", "answer": "1"},
+    ]
     converted = convert(rows, kind="columns", name="s")
     assert ([p.prompt for p in converted.problems], converted.unanswered) == (["c"], 2)
     unmarked = [{"question": "q", "answer": "no mark"}, {"question": "r", "answer": "#### 1"}]
