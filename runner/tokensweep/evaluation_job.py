@@ -15,6 +15,7 @@ from rich.text import Text
 from tokensweep.compose import Frozen
 from tokensweep.identity import digest, read_json, verify
 from tokensweep.plan import Contents, plan_evals
+from tokensweep.preflight import overlap_remark
 from tokensweep.registry import KIND, build
 from tokensweep_analysis.layout import Cell, Column, FittedTable
 
@@ -30,6 +31,7 @@ class _Subject:
     seed: int | None
     chat: bool
     config_hash: str
+    training: Mapping[str, Any] | None = None  # config node of the data it was trained on
 
 
 def evaluate_subject(config: Frozen, *, overrides: Sequence[str], console: Console) -> None:
@@ -51,7 +53,9 @@ def evaluate_subject(config: Frozen, *, overrides: Sequence[str], console: Conso
     summaries = _evaluate_all(config, subject, entries, console)
     console.print(_table(subject, summaries))
     for entry, summary in zip(entries, summaries, strict=True):
-        for remark in _remarks(entry, summary, len(contents.source(entry["source"])[0])):
+        source = contents.source(entry["source"])[0]
+        seen = overlap_remark(subject.training, entry["suite"], source) if subject.training else ""
+        for remark in filter(None, (seen, *_remarks(entry, summary, len(source)))):
             console.print(remark, highlight=False, markup=False)
     console.print(f"samples  {subject.evals}", highlight=False, soft_wrap=True)
 
@@ -86,6 +90,7 @@ def _run_subject(config: Frozen, overrides: Sequence[str]) -> _Subject:
         seed=frozen["seed"],
         chat=build(frozen["model"]).chat,
         config_hash=read_json(run_dir / "plan.json")["config_sha"][:12],
+        training=frozen["data"],
     )
 
 

@@ -35,6 +35,23 @@ def refuse_overlap(training: ProblemSource, suites: Mapping[str, ProblemSource])
             )
 
 
+def overlap_remark(training: Mapping[str, Any], name: str, suite: ProblemSource) -> str:
+    """A sentence where a trained run has seen problems of a suite, or where that is unknown; else empty.
+
+    ``training`` is the config node of the run's data, whose file may be gone.
+    """
+    source = build(training)
+    if not (isinstance(source, JsonlProblems) and isinstance(suite, JsonlProblems)):
+        return ""
+    try:
+        both = shared(_problems(source), _problems(suite))
+    except (ValueError, OSError):
+        return (
+            f"{name}: unknown whether the run trained on its problems, as {source.path} is not there any more"
+        )
+    return f"{name}: the run trained on {len(both)} of its {len(suite)} problems" if both else ""
+
+
 def _problems(source: ProblemSource) -> Iterator[Problem]:
     return (source[index] for index in range(len(source)))
 

@@ -55,6 +55,17 @@ def test_a_fetched_set_is_found_by_check(tmp_path: Path, capsys: pytest.CaptureF
     assert (tmp_path / "usb" / "gsm8k.jsonl").is_file()
 
 
+def test_another_commit_of_one_set_can_be_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def pinned(source: JsonlProblems) -> Downloaded:
+        assert source.revision is not None
+        return Downloaded(commit=source.revision, rows=fake_hub(source).rows)
+
+    data_command(["fetch", "gsm8k", f"revision={'a' * 40}", f"store={tmp_path}"], download=pinned)
+    assert "of openai/gsm8k at aaaaaaaaaaaa" in printed(capsys)
+    with pytest.raises(ValueError, match="is a commit of one dataset, got 2 sets"):
+        data_command(["fetch", "gsm8k", "math", "revision=abc", f"store={tmp_path}"], download=pinned)
+
+
 def test_an_unknown_set_is_refused_before_anything_is_downloaded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no set 'aime99': known are aime24, aime25"):
         data_command(["fetch", "gsm8k", "aime99", f"store={tmp_path}"], download=fake_hub)

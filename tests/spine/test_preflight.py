@@ -13,6 +13,7 @@ from tokensweep.evaluate import EvalSpec
 from tokensweep.identity import digest, identity_of
 from tokensweep.models.tiny import TinyModel
 from tokensweep.plan import Plan, make_plan
+from tokensweep.preflight import overlap_remark
 from tokensweep.problems.ops import Ops
 from tokensweep.registry import build
 from tokensweep.sweepfile import adhoc_sweep
@@ -72,6 +73,18 @@ def test_training_on_problems_of_an_evaluation_is_refused_with_the_first_ids(sto
         match=r"gsm8k would train on 2 problems of the suite aime25: gsm8k-38, gsm8k-39\. Drop them",
     ):
         planned(store)
+
+
+def test_an_evaluation_of_a_trained_run_says_what_the_run_has_seen(store: Path) -> None:
+    frozen = freeze_run(overrides(store))
+    suite = build(frozen["eval"]["suites"]["aime25"])
+    assert (
+        overlap_remark(frozen["data"], "aime25", suite) == "aime25: the run trained on 2 of its 30 problems"
+    )
+    apart = freeze_run(overrides(store, "data.exclude=[aime25]"))
+    assert overlap_remark(apart["data"], "aime25", suite) == ""
+    (store / "data" / "gsm8k.jsonl").unlink()
+    assert "unknown whether the run trained on its" in overlap_remark(frozen["data"], "aime25", suite)
 
 
 def test_excluded_problems_are_counted_and_make_another_run(store: Path) -> None:

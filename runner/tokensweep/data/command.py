@@ -32,12 +32,13 @@ data=NAME and eval=NAME find <store>/data/<name>.jsonl by themselves; data.path=
 another file. tokensweep ships no problems; mind the licence of each set. Downloads were tested against a fake
 of the hub only.
 """
+_KEYS = ("store=", "to=", "force=", "revision=")
 _EPILOG = "store=FOLDER may be given as well ($TOKENSWEEP_HOME or ~/tokensweep otherwise)."
 
 
 def data_command(arguments: Sequence[str], *, download: Download = from_hub) -> None:
     """Carry out ``tokensweep data ...``. Leaves with 1 when a file is wrong or sets overlap."""
-    given = dict(word.split("=", 1) for word in arguments if word.startswith(("store=", "to=", "force=")))
+    given = dict(word.split("=", 1) for word in arguments if word.startswith(_KEYS))
     options = _parser().parse_args([word for word in arguments if word.partition("=")[0] not in given])
     store = Path(given["store"]).expanduser().resolve() if given.get("store") else default_store()
     console = Console()
@@ -49,7 +50,8 @@ def data_command(arguments: Sequence[str], *, download: Download = from_hub) -> 
     else:
         folder = Path(given["to"]).expanduser().resolve() if "to" in given else None
         force = given.get("force", "false").lower() in ("true", "1", "yes")
-        _fetch(options.names, store, folder, force=force, download=download, console=console)
+        sets = _wanted(options.names, revision=given.get("revision"))
+        _fetch(sets, store, folder, force=force, download=download, console=console)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         "fetch",
         help="download known sets",
         description="Download known sets from the hub, convert and check them, write each in one step.",
-        epilog=f"to=FOLDER writes elsewhere; force=true replaces a file that differs. {_EPILOG}",
+        epilog="to=FOLDER writes elsewhere; force=true replaces a file that differs; revision=COMMIT takes that "
+        f"commit of the dataset, not the pinned or the newest one. {_EPILOG}",
     )
     fetching.add_argument("names", nargs="+", metavar="NAME", help="as tokensweep data list shows them")
     checking = actions.add_parser(
@@ -105,8 +108,19 @@ def _facts(source: JsonlProblems, file: Path) -> tuple[str, ...]:
     )
 
 
+def _wanted(names: Sequence[str], *, revision: str | None) -> list[JsonlProblems]:
+    """The known sets of these names, at another commit if one is given."""
+    sets = known_sets()
+    for name in names:
+        if name not in sets:
+            raise ValueError(f"no set {name!r}: known are {', '.join(sets)}")
+    if revision and len(names) > 1:
+        raise ValueError(f"revision={revision} is a commit of one dataset, got {len(names)} sets: fetch one")
+    return [replace(sets[name], revision=revision) if revision else sets[name] for name in names]
+
+
 def _fetch(
-    names: Sequence[str],
+    sets: Sequence[JsonlProblems],
     store: Path,
     folder: Path | None,
     *,
@@ -114,15 +128,13 @@ def _fetch(
     download: Download,
     console: Console,
 ) -> None:
-    sets = known_sets()
-    for name in names:
-        if name not in sets:
-            raise ValueError(f"no set {name!r}: known are {', '.join(sets)}")
-    for name in names:
-        target = folder / f"{name}.jsonl" if folder else default_file(store, name)
-        with console.status(f"{name}: downloading from {sets[name].hub}"):
-            fetched = fetch(sets[name], target, force=force, download=download)
-        console.print(f"{name}  {fetched.told}\n  {fetched.file}", highlight=False, soft_wrap=True)
+    for source in sets:
+        target = folder / f"{source.name}.jsonl" if folder else default_file(store, source.name)
+        with console.status(f"{source.name}: downloading from {source.hub}"):
+            fetched = fetch(source, target, force=force, download=download)
+        for line in (f"{source.name}  {fetched.told}", f"  {fetched.file}", f"  {source.note}"):
+            if line.strip():
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +169,9 @@ def _check(names: Sequence[str], store: Path, console: Console) -> None:
             "; ".join(found) or (pinned if each.source.hub else "sound (a set of your own)"),
         )
     console.print(table)
+    for each in asked:
+        if each.source.note:
+            console.print(f"{each.name}: {each.source.note}", highlight=False, markup=False)
     wrong += _show_overlaps([*asked, *others], console)
     if wrong:
         raise SystemExit(1)

@@ -58,7 +58,7 @@ def fetch(source: JsonlProblems, target: Path, *, force: bool, download: Downloa
     if wrong := findings(converted.problems, source.expected):
         raise ValueError(
             f"{source.hub} at {got.commit[:12]} is not {source.name}: it {'; it '.join(wrong)}. Nothing was "
-            "written; pin another data.revision, or bring the file yourself"
+            "written; take another commit with revision=COMMIT, or bring the file yourself"
         )
     text = _jsonl(converted, hub=source.hub)
     if target.is_file() and target.read_text(encoding="utf-8") != text and not force:
