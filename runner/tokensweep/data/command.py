@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         "fetch",
         help="download known sets",
         description="Download known sets from the hub, convert and check them, write each in one step.",
-        epilog="to=FOLDER writes elsewhere; force=true replaces a file that differs; revision=COMMIT takes that "
-        f"commit of the dataset, not the pinned or the newest one. {_EPILOG}",
+        epilog="to=FOLDER writes elsewhere, force=true replaces a file that differs, revision=COMMIT takes "
+        f"that commit of the dataset. {_EPILOG}",
     )
     fetching.add_argument("names", nargs="+", metavar="NAME", help="as tokensweep data list shows them")
     checking = actions.add_parser(

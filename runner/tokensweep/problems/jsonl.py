@@ -94,7 +94,7 @@ class JsonlProblems:
             again = f"fetch it again (tokensweep data fetch {self.name} force=true), or " if self.hub else ""
             raise ValueError(
                 f"{self.name} {'; it '.join(wrong)} ({self.path}): {again}correct the file; if "
-                "another one is meant, set data.num_problems, data.answers and data.answer_form accordingly"
+                "another one is meant, say so in its keys num_problems, answers and answer_form"
             )
         self._problems()
 
