@@ -49,21 +49,6 @@ def test_a_set_knows_its_size_its_origin_and_asks_for_a_box(
     assert bool(re.fullmatch("[0-9a-f]{64}", source.answers)) is (name in PINNED)
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("name", COUNTS)
-def test_a_benchmark_ships_without_problems_and_says_so(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name} has no file: give data\.path=FILE"):
-        option(name).check()
-
-
-def test_aime_answers_are_the_integers_from_0_to_999() -> None:
-    sizes = {name: option(name).answer_space for name in COUNTS}
-    assert {name: size for name, size in sizes.items() if size} == {"aime24": 1000, "aime25": 1000}
-
-
-def test_every_option_is_covered_here() -> None:
-    assert {file.stem for file in (conf_dir() / "data").glob("*.yaml")} == set(COUNTS)
-=======
 @pytest.mark.parametrize("name", [*BENCHMARKS, *TRAINING])
 def test_a_set_ships_without_problems_and_says_how_to_get_them(
     name: str, sets: dict[str, JsonlProblems]
@@ -72,4 +57,8 @@ def test_a_set_ships_without_problems_and_says_how_to_get_them(
         ValueError, match=rf"{name} has no file: run `tokensweep data fetch {name}` on a mach"
     ):
         sets[name].check()
->>>>>>> 1e42937 (problems: tests of checks, conversion and fetching; cautions in the report)
+
+
+def test_aime_answers_are_the_integers_from_0_to_999(sets: dict[str, JsonlProblems]) -> None:
+    sizes = {name: source.answer_space for name, source in sets.items() if source.answer_space}
+    assert sizes == {"aime24": 1000, "aime25": 1000, "aime26": 1000}
