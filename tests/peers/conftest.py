@@ -1,20 +1,24 @@
-"""What every comparison needs: the peers, and a line in the table."""
+"""The peers must be there, in the versions that the comparisons name: nothing here is ever skipped."""
 
 from __future__ import annotations
 
 import importlib.metadata
 
-import pytest
-
 _NEEDED = {
-    "trl": ("1.16.0", "pip install -e '.[peers]'"),
-    "verl": ("0.9.1", "pip install -e '.[peers]' && pip install --no-deps verl==0.9.1"),
+    "trl": ("1.16.0", "pip install -c constraints.txt -e '.[peers]'"),
+    "verl": ("0.9.1", "pip install --no-deps verl==0.9.1  # next to the extra peers"),
 }
 
-for _name, (_version, _command) in _NEEDED.items():
+
+def _check(name: str) -> None:
+    version, command = _NEEDED[name]
     try:
-        _found = importlib.metadata.version(_name)
+        found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        _found = "none"
-    if _found != _version:
-        pytest.fail(f"{_name} must be {_version} to compare losses with it, got {_found}: {_command}", pytrace=False)
+        found = "none"
+    if found != version:
+        raise RuntimeError(f"{name} must be {version} to compare losses with it, got {found}: {command}")
+
+
+for _name in _NEEDED:
+    _check(_name)

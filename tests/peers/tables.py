@@ -42,9 +42,7 @@ def random_batch(seed: int, *, minibatches: int = 1, micro_batches: int = 2) -> 
         max_tokens=MAX_TOKENS,
     )
     names = ("old_logprobs", "sampler_logprobs", "ref_logprobs")
-    columns = {
-        name: -3 * torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64) for name in names
-    }
+    columns = {name: -3 * torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64) for name in names}
     for name in ("old_entropy", "uniform"):
         columns[name] = torch.rand(batch.num_tokens, generator=draw).double()
     micro = torch.arange(size) % (minibatches * micro_batches)
@@ -55,11 +53,14 @@ def random_batch(seed: int, *, minibatches: int = 1, micro_batches: int = 2) -> 
 
 
 def drifted(batch: Batch, seed: int) -> Policies:
-    """A policy some updates later: log ratios around ±0.3, every seventh token at -1.6 or +1.6."""
+    """A policy some updates later: log ratios around ±0.3, every seventh token at ±1.6 or ±2.6.
+
+    So ratios of 5 and 13.5, and their inverses, stand beyond every bound that is compared.
+    """
     draw = torch.Generator().manual_seed(1000 + seed)
     noise = 0.3 * torch.randn(batch.num_tokens, generator=draw, dtype=torch.float64)
     row = torch.arange(batch.num_tokens)
-    far = 1.6 * (-1.0) ** (row // 7).double()
+    far = torch.tensor([1.6, -1.6, 2.6, -2.6], dtype=torch.float64)[row // 7 % 4]
     entropy = torch.rand(batch.num_tokens, generator=draw).double()
     return Policies(batch.columns["old_logprobs"] + torch.where(row % 7 == 0, far, noise), entropy)
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 import pytest
-
 from tests.peers.tables import Case
 from tests.peers.verl_losses import NO_DUAL_CLIP, advantages, loss
 

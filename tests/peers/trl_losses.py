@@ -8,11 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # type: ignore[import-untyped]  # no stubs
+from tests.peers.tables import GROUP_SIZE, PeerLoss, Rectangle
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
-
-from tests.peers.tables import GROUP_SIZE, PeerLoss, Rectangle
 
 _POLICY, _REFERENCE = (SimpleNamespace(training=True, is_gradient_checkpointing=False) for _ in range(2))
 
@@ -35,7 +34,7 @@ class _FromTable:
         self.epsilon_high = args.epsilon if args.epsilon_high is None else args.epsilon_high
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         self._entropy_bonus_enabled = getattr(args, "entropy_coef", 0.0) != 0.0
-        self._metrics = {"train": defaultdict(list)}
+        self._metrics: dict[str, Any] = {"train": defaultdict(list)}
         self._logs: dict[str, Any] = defaultdict(list, rewards=defaultdict(list), extra=defaultdict(list))
         self._pending_extra_logs: dict[str, Any] = {}
         self._pending_metrics: dict[str, Any] = {}
@@ -62,8 +61,9 @@ class _FromTable:
         trainer: Any = self
         inputs = trainer._generate_and_score_completions([{"prompt": "1 2"}] * len(self.table.rewards))
         shares = []
-        for self.rows in self.table.micro_batches():
-            part = {key: x[self.rows] if x.dim() else x for key, x in inputs.items()}
+        for rows in self.table.micro_batches():
+            self.rows = rows
+            part = {key: x[rows] if x.dim() else x for key, x in inputs.items()}
             shares.append(trainer._compute_loss(_POLICY, part))
         return torch.stack(shares).sum()
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from tests.peers.tables import PeerLoss, Rectangle
+from torch import Tensor
 from verl.trainer.config import AlgoConfig
 from verl.trainer.ppo import core_algos
 from verl.workers.config import ActorConfig, PolicyLossConfig
@@ -17,7 +16,7 @@ Estimator = Callable[[Rectangle], Tensor]  # advantages [R, T]
 NO_DUAL_CLIP = 1e9  # verl has no switch for it: a bound that no ratio reaches
 
 
-def advantages(name: str, *, kl_in_reward: float = 0.0, **settings: Any) -> Estimator:
+def advantages(name: str, *, kl_in_reward: float = 0.0, gamma: float = 1.0, **settings: Any) -> Estimator:
     """A registered estimator; the reward stands at each rollout's last token, k1 to the reference off it."""
     function = core_algos.get_adv_estimator_fn(name)
 
@@ -25,15 +24,14 @@ def advantages(name: str, *, kl_in_reward: float = 0.0, **settings: Any) -> Esti
         last = table.mask.cumsum(1) == table.mask.sum(1, keepdim=True)
         rewards = table.rewards.unsqueeze(1) * last * table.mask
         divergence = core_algos.kl_penalty(table.old_logprobs, table.ref_logprobs, "kl") * table.mask
-        return _first(
-            function(
-                token_level_rewards=rewards - kl_in_reward * divergence,
-                response_mask=table.mask,
-                index=table.groups.numpy(),
-                config=AlgoConfig(gamma=1.0),
-                **settings,
-            )
-        )
+        estimated: Tensor = function(
+            token_level_rewards=rewards - kl_in_reward * divergence,
+            response_mask=table.mask,
+            index=table.groups.numpy(),
+            config=AlgoConfig(gamma=gamma),
+            **settings,
+        )[0]
+        return estimated
 
     return estimate
 
@@ -75,7 +73,7 @@ def loss(
 
         def share(rows: Tensor) -> Tensor:
             logprobs, mask = table.logprobs[rows], table.mask[rows]
-            part = _first(function(table.old_logprobs[rows], logprobs, whole[rows], mask, mode, config))
+            part: Tensor = function(table.old_logprobs[rows], logprobs, whole[rows], mask, mode, config)[0]
             part = part - entropy_coeff * core_algos.agg_loss(table.entropy[rows], mask, mode, **counts)
             if kl:
                 divergence = core_algos.kl_penalty(logprobs, table.ref_logprobs[rows], kl[0])
@@ -85,7 +83,3 @@ def loss(
         return torch.stack([share(rows) for rows in table.micro_batches()]).sum()
 
     return total
-
-
-def _first(results: tuple[Tensor, Any]) -> Tensor:
-    return results[0]
