@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cache
 
 import torch
@@ -38,11 +39,12 @@ def random_batch(seed: int, *, minibatches: int = 1, micro_batches: int = 2) -> 
         completions=[[3] * length for length in lengths],
         prompt_of=groups.tolist(),
         accuracy=[0.0] * size,
-        truncated=[False] * size,
+        truncated=[number % 6 == 0 for number in range(size)],
         max_tokens=MAX_TOKENS,
     )
-    names = ("old_logprobs", "sampler_logprobs", "ref_logprobs")
-    columns = {name: -3 * torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64) for name in names}
+    logprobs = -3 * torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64)
+    away = 0.5 * torch.randn(batch.num_tokens, generator=draw, dtype=torch.float64)
+    columns = {"old_logprobs": logprobs, "ref_logprobs": logprobs + away}
     for name in ("old_entropy", "uniform"):
         columns[name] = torch.rand(batch.num_tokens, generator=draw).double()
     micro = torch.arange(size) % (minibatches * micro_batches)
@@ -52,17 +54,29 @@ def random_batch(seed: int, *, minibatches: int = 1, micro_batches: int = 2) -> 
     return cut.with_columns(**columns)
 
 
-def drifted(batch: Batch, seed: int) -> Policies:
-    """A policy some updates later: log ratios around ±0.3, every seventh token at ±1.6 or ±2.6.
+class Drift(StrEnum):
+    """How far the current policy has moved from the one that sampled."""
+
+    far = "ratios 0.07 to 13.5"
+    near = "ratios around 1"
+    none = "on-policy"
+
+
+def drifted(batch: Batch, seed: int, *, drift: Drift = Drift.far) -> Policies:
+    """The current policy: log ratios around ±0.3; with ``far`` every seventh token at ±1.6 or ±2.6.
 
     So ratios of 5 and 13.5, and their inverses, stand beyond every bound that is compared.
     """
+    if drift is Drift.none:
+        return Policies(batch.columns["old_logprobs"], batch.columns["old_entropy"])
     draw = torch.Generator().manual_seed(1000 + seed)
-    noise = 0.3 * torch.randn(batch.num_tokens, generator=draw, dtype=torch.float64)
-    row = torch.arange(batch.num_tokens)
-    far = torch.tensor([1.6, -1.6, 2.6, -2.6], dtype=torch.float64)[row // 7 % 4]
+    log_ratio = 0.3 * torch.randn(batch.num_tokens, generator=draw, dtype=torch.float64)
     entropy = torch.rand(batch.num_tokens, generator=draw).double()
-    return Policies(batch.columns["old_logprobs"] + torch.where(row % 7 == 0, far, noise), entropy)
+    if drift is Drift.far:
+        row = torch.arange(batch.num_tokens)
+        steps = torch.tensor([1.6, -1.6, 2.6, -2.6], dtype=torch.float64)[row // 7 % 4]
+        log_ratio = torch.where(row % 7 == 0, steps, log_ratio)
+    return Policies(batch.columns["old_logprobs"] + log_ratio, entropy)
 
 
 @dataclass(frozen=True)
@@ -116,6 +130,7 @@ class Rectangle:
     old_logprobs: Tensor  # [R, T]
     ref_logprobs: Tensor  # [R, T]
     rewards: Tensor  # [R]
+    truncated: Tensor  # [R] bool
     groups: Tensor  # [R] int64
     microbatch_of: Tensor  # [R] int64
 
@@ -138,16 +153,19 @@ class Case:
     peer: str  # what is called there, for the table
     loss: PeerLoss
     scale: Callable[[Batch], float] = lambda batch: 1.0  # ours times this is the peer's
+    drift: Drift = Drift.far
     micro_batches: int = 2
+    value: bool = True  # False: only the gradients are compared
     within: float = 1e-12  # largest difference allowed, absolute
     difference: str = ""  # what stands between the two, for the table
 
     def distance(self, seed: int) -> tuple[float, float]:
         """Largest difference of value and gradient on the batch of this seed."""
         batch = random_batch(seed, micro_batches=self.micro_batches)
-        now = drifted(batch, seed)
+        now = drifted(batch, seed, drift=self.drift)
         mine = ours(method_of(self.ours), batch, now).times(self.scale(batch))
-        return mine.distance(theirs(self.loss, batch, now))
+        value, gradient = mine.distance(theirs(self.loss, batch, now))
+        return (value if self.value else 0.0), gradient
 
 
 def rectangle(batch: Batch, *, logprobs: Tensor, entropy: Tensor) -> Rectangle:
@@ -159,6 +177,7 @@ def rectangle(batch: Batch, *, logprobs: Tensor, entropy: Tensor) -> Rectangle:
         old_logprobs=_padded(batch, batch.columns["old_logprobs"]),
         ref_logprobs=_padded(batch, batch.columns["ref_logprobs"]),
         rewards=batch.rewards,
+        truncated=batch.truncated,
         groups=batch.prompt_of,
         microbatch_of=batch.microbatch_of,
     )

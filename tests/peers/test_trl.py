@@ -1,4 +1,4 @@
-"""Our losses give TRL's numbers: value and gradient, on random tables with ratios beyond every bound."""
+"""Our losses give TRL's numbers: value and gradient, from rewards on, on random tables."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.peers.tables import Case
-from tests.peers.trl_losses import grpo
+from tests.peers.tables import MAX_TOKENS, Case, Drift
+from tests.peers.trl_losses import grpo, rloo
 
 from tokensweep.loss.tables import Batch
 
 STD = "method/advantage=sample_std method.advantage.eps=1e-4"
-WIDE: dict[str, Any] = {"epsilon_high": 0.28}  # clip-higher
+TWO_UPDATES = "method.updates_per_batch=2"  # with one, bounds and penalties that need a ratio are refused
+NOT_TRUNCATED = "+method/token_weights@method.token_weights.truncated=not_truncated"
+HIGHER: dict[str, Any] = {"epsilon_high": 0.28}
 
 
 def kept_share(batch: Batch) -> float:
@@ -23,34 +25,44 @@ def kept_share(batch: Batch) -> float:
 
 CASES = (
     Case(
-        ours=f"method=grpo method.updates_per_batch=2 {STD}",
+        ours=f"method=naive_grpo {STD}",
         peer="GRPO, loss_type grpo",
         loss=grpo(loss_type="grpo"),
     ),
     Case(
         ours=f"method=dapo {STD}",
-        peer="GRPO, loss_type dapo",
-        loss=grpo(loss_type="dapo", **WIDE),
+        peer="GRPO, loss_type dapo, clip-higher",
+        loss=grpo(loss_type="dapo", **HIGHER),
     ),
     Case(
-        ours=f"method=dapo {STD} method/aggregate=selected_mean_micro",
-        peer="GRPO, loss_type bnpo",
-        loss=grpo(loss_type="bnpo", **WIDE),
-        difference="both take means of micro-batches; token_mean does not",
+        ours=f"method=dapo method/aggregate=selected_mean_micro {STD}",
+        peer="GRPO, loss_type bnpo, clip-higher",
+        loss=grpo(loss_type="bnpo", **HIGHER),
+        difference="both take the mean of micro-batch means; token_mean does not",
     ),
     Case(
-        ours=f"method=dapo {STD} method.advantage.std=none",
-        peer="GRPO, loss_type dapo, scale_rewards none",
-        loss=grpo(loss_type="dapo", scale_rewards="none", **WIDE),
+        ours="method=dr_grpo",
+        peer="GRPO, loss_type dr_grpo, scale_rewards none",
+        loss=grpo(loss_type="dr_grpo", scale_rewards="none", max_completion_length=MAX_TOKENS),
+    ),
+    Case(
+        ours=f"method=dapo_recipe method.surrogate.cap=3 {STD}",
+        peer="GRPO, loss_type dapo, clip-higher, delta 3",
+        loss=grpo(loss_type="dapo", delta=3.0, **HIGHER),
     ),
     Case(
         ours=f"method=cispo {STD}",
-        peer="GRPO, loss_type cispo",
+        peer="GRPO, loss_type cispo, epsilon_high 5",
         loss=grpo(loss_type="cispo", epsilon_high=5.0),
     ),
     Case(
+        ours=f"method=gspo {STD}",
+        peer="GRPO, loss_type grpo, sequence ratio, 3e-4 / 4e-4",
+        loss=grpo(loss_type="grpo", importance_sampling_level="sequence", epsilon=3e-4, epsilon_high=4e-4),
+    ),
+    Case(
         ours="method=holderpo method.ratio.p=0 method.advantage.eps=1e-4",
-        peer="GRPO, loss_type grpo, sequence ratio (GSPO)",
+        peer="GRPO, loss_type grpo, sequence ratio",
         loss=grpo(loss_type="grpo", importance_sampling_level="sequence"),
     ),
     Case(
@@ -59,17 +71,62 @@ CASES = (
         loss=grpo(loss_type="grpo"),
     ),
     Case(
-        ours=f"method=forking_tokens_as_released method/aggregate=token_mean {STD}",
-        peer="GRPO, loss_type dapo, top_entropy_quantile 0.2",
-        loss=grpo(loss_type="dapo", top_entropy_quantile=0.2, **WIDE),
+        ours=f"method=forking_tokens_as_released method/aggregate=token_mean method.surrogate.cap=3 {STD}",
+        peer="GRPO, loss_type dapo, clip-higher, delta 3, top_entropy_quantile 0.2",
+        loss=grpo(loss_type="dapo", delta=3.0, top_entropy_quantile=0.2, **HIGHER),
     ),
     Case(
-        ours=f"method=forking_tokens_as_released {STD}",
-        peer="GRPO, loss_type dapo, top_entropy_quantile 0.2",
-        loss=grpo(loss_type="dapo", top_entropy_quantile=0.2, **WIDE),
+        ours=f"method=forking_tokens_as_released method.surrogate.cap=3 {STD}",
+        peer="GRPO, loss_type dapo, clip-higher, delta 3, top_entropy_quantile 0.2",
+        loss=grpo(loss_type="dapo", delta=3.0, top_entropy_quantile=0.2, **HIGHER),
         scale=kept_share,
         micro_batches=1,
         difference="TRL divides by all tokens: ours times the kept share is equal",
+    ),
+    Case(
+        ours=f"method=forking_tokens {STD}",
+        peer="GRPO, loss_type dapo, clip-higher, top_entropy_quantile 0.2",
+        loss=grpo(loss_type="dapo", top_entropy_quantile=0.2, **HIGHER),
+        scale=kept_share,
+        drift=Drift.none,
+        micro_batches=1,
+        difference="as above; old policy and whole batch select as current policy and micro-batch",
+    ),
+    Case(
+        ours=f"method=naive_grpo {NOT_TRUNCATED} {STD}",
+        peer="GRPO, loss_type grpo, mask_truncated_completions",
+        loss=grpo(loss_type="grpo", mask_truncated_completions=True),
+    ),
+    Case(
+        ours=f"method=dapo {NOT_TRUNCATED} method/aggregate=selected_mean {STD}",
+        peer="GRPO, loss_type dapo, clip-higher, mask_truncated_completions",
+        loss=grpo(loss_type="dapo", mask_truncated_completions=True, **HIGHER),
+        difference="TRL leaves masked tokens out of the denominator: selected_mean, not token_mean",
+    ),
+    Case(
+        ours=f"method=grpo_kl {TWO_UPDATES} {STD}",
+        peer="GRPO, loss_type grpo, beta 0.04, use_bias_correction_kl off",
+        loss=grpo(loss_type="grpo", beta=0.04, use_bias_correction_kl=False),
+    ),
+    Case(
+        ours=f"method=grpo_kl {TWO_UPDATES} method.regularizers.kl.importance_weighted=true {STD}",
+        peer="GRPO, loss_type grpo, beta 0.04",
+        loss=grpo(loss_type="grpo", beta=0.04),
+    ),
+    Case(
+        ours=f"method=entropy_bonus {STD}",
+        peer="GRPO, loss_type dapo, clip-higher, entropy_coef 0.001",
+        loss=grpo(loss_type="dapo", entropy_coef=0.001, **HIGHER),
+        micro_batches=1,
+        difference="one micro-batch: TRL's bonus is a mean of micro-batch means",
+    ),
+    Case(
+        ours="method=rloo method/aggregate=constant_length method.aggregate.length=1",
+        peer="RLOO, beta 0.03",
+        loss=rloo(beta=0.03),
+        drift=Drift.none,
+        value=False,
+        difference="TRL's ratio is that of the whole rollout, and no length divides",
     ),
 )
 

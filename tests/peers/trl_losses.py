@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.peers.tables import GROUP_SIZE, PeerLoss, Rectangle
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+_EOS = 4
 _POLICY, _REFERENCE = (SimpleNamespace(training=True, is_gradient_checkpointing=False) for _ in range(2))
 
 
@@ -25,6 +27,9 @@ class _FromTable:
     num_generations = GROUP_SIZE
     reward_func_names = ("table",)
     _tokenizer = SimpleNamespace(pad_token_id=0)
+    eos_token_ids = (_EOS,)
+    _last_world_entropy = float("inf")  # of the optimiser step before
+    _entropy_window_stats = None
 
     def __init__(self, args: Any, table: Rectangle) -> None:  # instead of the trainer's, which loads a model
         self.args, self.table = args, table
@@ -33,7 +38,9 @@ class _FromTable:
         self.epsilon_low = args.epsilon
         self.epsilon_high = args.epsilon if args.epsilon_high is None else args.epsilon_high
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
-        self._entropy_bonus_enabled = getattr(args, "entropy_coef", 0.0) != 0.0
+        self._entropy_bonus_enabled = any(
+            getattr(args, name, 0) for name in ("entropy_coef", "use_adaptive_entropy")
+        )
         self._metrics: dict[str, Any] = {"train": defaultdict(list)}
         self._logs: dict[str, Any] = defaultdict(list, rewards=defaultdict(list), extra=defaultdict(list))
         self._pending_extra_logs: dict[str, Any] = {}
@@ -53,8 +60,10 @@ class _FromTable:
         return self.table.rewards.unsqueeze(1)
 
     def completions(self) -> list[list[int]]:
-        """Token ids of the right lengths."""
-        return [[3] * int(length) for length in self.table.mask.sum(1)]
+        """Token ids of the right lengths; those of truncated completions have no end."""
+        lengths = self.table.mask.sum(1).int().tolist()
+        ends = [3 if cut else _EOS for cut in self.table.truncated.tolist()]
+        return [[3] * (length - 1) + [end] for length, end in zip(lengths, ends, strict=True)]
 
     def total(self) -> Tensor:
         """Losses of all micro-batches added, as gradient accumulation adds them."""
@@ -83,6 +92,18 @@ class _RLOO(_FromTable, RLOOTrainer):  # type: ignore[misc]  # trl is untyped
 def grpo(*, updates: int = 1, **settings: Any) -> PeerLoss:
     """GRPOTrainer with these fields of ``GRPOConfig``, every rollout batch cut into ``updates`` steps."""
     return lambda table: _GRPO(_config(GRPOConfig, table, updates=updates, **settings), table).total()
+
+
+def adaptive_entropy(tables: Iterable[Rectangle], **settings: Any) -> Iterator[tuple[Tensor, float]]:
+    """One optimiser step per table with TRL's adaptive entropy bonus: the loss, the next coefficient."""
+    trainer: Any = None
+    for table in tables:
+        if trainer is None:
+            args = _config(GRPOConfig, table, updates=1, use_adaptive_entropy=True, **settings)
+            trainer = _GRPO(args, table)
+        trainer.table = table
+        loss = trainer.total()
+        yield loss, trainer.entropy_coef
 
 
 def rloo(**settings: Any) -> PeerLoss:
