@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
@@ -166,6 +166,15 @@ class Case:
         mine = ours(method_of(self.ours), batch, now).times(self.scale(batch))
         value, gradient = mine.distance(theirs(self.loss, batch, now))
         return (value if self.value else 0.0), gradient
+
+    def row(self, peer: str, distances: Sequence[tuple[float, float]]) -> list[str]:
+        """Cells of the table: ours, the peer, what is compared, largest differences, what lies between."""
+        compared = f"{'value and gradient' if self.value else 'gradient'}, {self.drift}"
+        value, gradient = (max(each) for each in zip(*distances, strict=True))
+        figures = [f"{value:.0e}" if value else "0", f"{gradient:.0e}" if gradient else "0"]
+        if not self.value:
+            figures[0] = "-"
+        return [f"`{self.ours}`", f"{peer}: {self.peer}", compared, *figures, self.difference]
 
 
 def rectangle(batch: Batch, *, logprobs: Tensor, entropy: Tensor) -> Rectangle:

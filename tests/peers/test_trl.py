@@ -136,5 +136,5 @@ def test_value_and_gradient_are_those_of_trl(
     case: Case, record_property: Callable[[str, object], None]
 ) -> None:
     distances = [case.distance(seed) for seed in range(5)]
-    record_property("compared", (case, "TRL", distances))
+    record_property("table_row", case.row("TRL", distances))
     assert max(max(pair) for pair in distances) <= case.within, distances

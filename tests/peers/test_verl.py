@@ -243,5 +243,5 @@ def test_value_and_gradient_are_those_of_verl(
     case: Case, record_property: Callable[[str, object], None]
 ) -> None:
     distances = [case.distance(seed) for seed in range(5)]
-    record_property("compared", (case, "verl", distances))
+    record_property("table_row", case.row("verl", distances))
     assert max(max(pair) for pair in distances) <= case.within, distances
