@@ -15,7 +15,6 @@ from tokensweep.loss.method import Advantage, Method, Policy, Regularizer, Token
 from tokensweep.loss.objective import micro_loss, prepare
 from tokensweep.loss.tables import Batch, Scope, TokenTable
 from tokensweep.methods.covariance import ClipCov, KLCov, Unclipped, covariance
-from tokensweep.methods.dual_clip import DualClip
 from tokensweep.methods.grpo import PPOClip
 
 MakeBatch = Callable[..., Batch]
@@ -189,7 +188,7 @@ def test_two_of_them_are_refused(hand: Batch, method: Callable[..., Method]) -> 
 def test_the_presets_hold_what_the_code_says(method_of: Callable[..., Method]) -> None:
     clip, kl = method_of("method=clip_cov"), method_of("method=kl_cov")
     assert clip.token_weights == {"clip_cov": ClipCov(share=2e-4, lowest=1, highest=5)}
-    assert clip.surrogate == DualClip(low=1, high=1, cap=10)
+    assert clip.surrogate == PPOClip(low=1, high=1)  # the code's loss has no dual clip
     assert kl.regularizers == {"kl_cov": KLCov(share=2e-3, coef=1)}
     assert kl.surrogate == Unclipped()
     micro = {"scope": Scope.micro, "policy": Policy.current}

@@ -115,8 +115,8 @@ def test_verl_gives_a_lone_rollout_its_raw_reward(method: str, estimator: str) -
     ids=["verl vanilla", "verl clip_cov", "verl kl_cov", "verl geo_mean", "TRL"],
 )
 def test_log_ratios_are_held_within_twenty_nats(peer: PeerLoss, held: bool) -> None:
-    """Our log ratio is held within ±20 nats, as in verl's ``vanilla``; TRL and verl's ``clip_cov``, ``kl_cov``
-    and ``geo_mean`` let it grow."""
+    """Our log ratio is held within ±20 nats, as in verl's ``vanilla``; TRL and verl's ``clip_cov``,
+    ``kl_cov`` and ``geo_mean`` let it grow."""
     batch = random_batch(0)
     bad = bad_rollout(batch)
     now = moved(batch, bad, by=25)
@@ -129,9 +129,7 @@ def test_verl_holds_the_ratio_of_gspo_within_ten_nats() -> None:
     """verl's ``gspo`` holds the log ratio of a rollout below +10 nats, ours that of each token within ±20."""
     batch = random_batch(0)
     bad = bad_rollout(batch)
-    mine, verl = pair(
-        "method=gspo", loss("gspo", mode=SEQ, advantages=GRPO), batch, moved(batch, bad, by=15)
-    )
+    mine, verl = pair("method=gspo", loss("gspo", mode=SEQ, advantages=GRPO), batch, moved(batch, bad, by=15))
     assert (verl.by_logprobs[bad] == 0).all()
     assert (mine.by_logprobs[bad] > 0).all()
 
@@ -218,7 +216,7 @@ def test_verl_adds_the_means_of_its_micro_batches_up() -> None:
 
 def test_verl_ignores_the_dual_clip_of_its_clip_cov_recipe() -> None:
     """verl's ``clip_cov`` never reads ``clip_ratio_c``, which the recipe sets to 10: bad tokens of any ratio
-    keep their gradient."""
+    keep their gradient. So does the authors' code, and our preset."""
     batch = random_batch(0)
     now = drifted(batch, 0)
     wide: dict[str, Any] = {"mode": TOKEN, "advantages": GRPO, "clip_ratio_low": 1.0, "clip_ratio_high": 1.0}
