@@ -91,6 +91,12 @@ CASES = (
         difference="verl's dual clip off, its loss_scale_factor set to the generation budget",
     ),
     Case(
+        ours="method=dr_grpo method.aggregate.length=1",
+        peer="grpo without std, vanilla, seq-mean-token-sum",
+        loss=loss("vanilla", mode="seq-mean-token-sum", advantages=CENTRED, **PLAIN),
+        difference="verl's dual clip off",
+    ),
+    Case(
         ours=f"method=cispo {SAMPLE_STD}",
         peer=f"grpo, cispo, {TOKEN}",
         loss=loss("cispo", mode=TOKEN, advantages=GRPO, clip_ratio_low=1.0, clip_ratio_high=4.0),
