@@ -53,8 +53,7 @@ class _FromTable:
     def _get_per_token_logps_and_entropies(self, model: Any, *_: Any, **__: Any) -> tuple[Tensor, Any, Any]:
         if torch.is_grad_enabled():
             return self.table.logprobs[self.rows], self.table.entropy[self.rows], None
-        sampled = {id(_POLICY): self.table.old_logprobs, id(_REFERENCE): self.table.ref_logprobs}
-        return sampled[id(model)], None, None
+        return (self.table.old_logprobs if model is _POLICY else self.table.ref_logprobs), None, None
 
     def _calculate_rewards(self, *_: Any) -> Tensor:
         return self.table.rewards.unsqueeze(1)
