@@ -11,6 +11,7 @@ import torch
 from tokensweep.loss.method import Method
 from tokensweep.loss.objective import prepare
 from tokensweep.loss.tables import Batch
+from tokensweep.methods.dr_grpo import ConstantLength
 from tokensweep.methods.grpo import GroupNormalisedAdvantage, Std
 from tokensweep.methods.kl import KLReward
 from tokensweep.methods.rloo import LeaveOneOutAdvantage
@@ -60,4 +61,5 @@ def test_the_preset_holds_what_its_sources_say(method_of: Callable[..., Method])
     assert rloo.advantage == LeaveOneOutAdvantage()
     assert rloo.token_rewards == {"kl": KLReward(coef=0.03)}
     assert rloo.needs() == {"old_logprobs", "ref_logprobs"}
+    assert rloo.aggregate == ConstantLength(length=1)
     assert rloo.updates_per_batch == 2

@@ -305,9 +305,8 @@ def test_trl_gates_the_adaptive_bonus_by_the_step_before() -> None:
 
 
 def test_trl_takes_a_rollout_of_rloo_for_one_action() -> None:
-    """TRL's ``RLOOTrainer`` takes the product of a rollout's token ratios, clips it as one number and divides
-    by no length. Ours has token ratios and the mean over a rollout's tokens; the advantages are the same, and
-    on-policy ``method/aggregate=constant_length method.aggregate.length=1`` has TRL's gradient."""
+    """TRL's ``RLOOTrainer`` takes the product of a rollout's token ratios and clips it as one number. Ours
+    clips token ratios; both sum over a rollout's tokens, so that on-policy the gradient is the same."""
     batch = random_batch(0)
     now = drifted(batch, 0, drift=Drift.near)
     prepared = prepare(method_of("method=rloo"), batch)

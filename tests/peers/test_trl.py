@@ -121,12 +121,12 @@ CASES = (
         difference="one micro-batch: TRL's bonus is a mean of micro-batch means",
     ),
     Case(
-        ours="method=rloo method/aggregate=constant_length method.aggregate.length=1",
+        ours="method=rloo",
         peer="RLOO, beta 0.03",
         loss=rloo(beta=0.03),
         drift=Drift.none,
         value=False,
-        difference="TRL's ratio is that of the whole rollout, and no length divides",
+        difference="TRL's ratio is that of the whole rollout",
     ),
 )
 

@@ -170,7 +170,7 @@ CASES = (
     ),
     *(
         Case(
-            ours="method=rloo",
+            ours="method=rloo method/aggregate=rollout_mean",
             peer=f"{name}, vanilla, {SEQ}, k1 in the reward",
             loss=loss("vanilla", mode=SEQ, advantages=advantages(name, kl_in_reward=0.03), **PLAIN),
             within=NEARLY,
