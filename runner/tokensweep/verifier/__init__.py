@@ -1,0 +1,22 @@
+"""Is this answer equal to that one? Extraction, text rules, and math-verify in limited worker processes.
+
+Knows nothing of problems or training, and importing it is light: the workers import it, too.
+"""
+
+from tokensweep.verifier.extract import LONGEST, after_thinking, extract
+from tokensweep.verifier.normal import canonical, unwrap
+from tokensweep.verifier.pool import Verdict, Workers
+from tokensweep.verifier.verify import NAME, Verifier, verifier
+
+__all__ = [
+    "LONGEST",
+    "NAME",
+    "Verdict",
+    "Verifier",
+    "Workers",
+    "after_thinking",
+    "canonical",
+    "extract",
+    "unwrap",
+    "verifier",
+]
