@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tokensweep.problems.grading import normalise
+from tokensweep.verifier import canonical
 from tokensweep_analysis.passk import check_k
 
 
@@ -41,7 +41,7 @@ def count_votes(samples: pd.DataFrame) -> dict[str, Votes]:
 
 def _votes(samples: pd.DataFrame) -> Votes:
     others = samples[samples["grade"] != "correct"]
-    wrong = Counter(normalise(text) for text in others["extracted"].dropna())
+    wrong = Counter(canonical(text) for text in others["extracted"].dropna())
     return Votes(
         num_correct=len(samples) - len(others),
         wrong=tuple(sorted(wrong.values(), reverse=True)),

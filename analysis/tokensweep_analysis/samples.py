@@ -73,12 +73,15 @@ def sample_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("samples-*.parquet"), key=_number)
 
 
-def regrade(folder: Path, grade: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> list[dict[str, Any]]:
+def regrade(
+    folder: Path, grade: Callable[[Sequence[Mapping[str, Any]]], Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
     """Grade the stored texts of an evaluation folder again, without a model; gives back the new rows.
 
-    ``grade(row)`` gives the columns that change (``grade``, ``grader``, ``extracted``, ``extract_rule``,
-    ``grader_status``). The rows are written as one more sample file, which :func:`read_samples` prefers; the
-    old files stay. Raises ValueError for a folder without samples or for other columns.
+    ``grade(rows)`` gives for each row the columns that change (``grade``, ``grader``, ``extracted``,
+    ``extract_rule``, ``grader_status``). The rows are written as one more sample file, which
+    :func:`read_samples` prefers; the old files stay. Raises ValueError for a folder without samples or for
+    other columns.
     """
     rows = [
         {str(name): None if pd.isna(value) else value for name, value in row.items()}
@@ -86,7 +89,7 @@ def regrade(folder: Path, grade: Callable[[Mapping[str, Any]], Mapping[str, Any]
     ]
     if not rows:
         raise ValueError(f"{folder} has no samples to grade: evaluate first")
-    graded = [{**row, **_graded(grade(row))} for row in rows]
+    graded = [{**row, **_graded(columns)} for row, columns in zip(rows, grade(rows), strict=True)]
     write_samples(next_file(folder), graded)
     return graded
 

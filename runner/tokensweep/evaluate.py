@@ -19,7 +19,7 @@ from tokensweep.files import write_json
 from tokensweep.identity import digest
 from tokensweep.models.policy import Policy
 from tokensweep.models.prompts import Encode
-from tokensweep.problems import Problem, ProblemSource
+from tokensweep.problems import Answered, Grade, Problem, ProblemSource
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
 from tokensweep.seeds import derive_seed
 from tokensweep_analysis.majority import count_votes
@@ -151,12 +151,17 @@ def regrade_stored(folder: Path, source: ProblemSource, *, always: bool = False)
         return 0
     problems = {source[index].id: source[index] for index in range(len(source))}
 
-    def grade(row: Mapping[str, Any]) -> Mapping[str, Any]:
-        if row["question_id"] not in problems:
-            raise ValueError(
-                f"{folder} has a sample of {row['question_id']!r}, which the suite does not have"
+    def grade(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        unknown = next((row["question_id"] for row in rows if row["question_id"] not in problems), None)
+        if unknown is not None:
+            raise ValueError(f"{folder} has a sample of {unknown!r}, which the suite does not have")
+        answers = [
+            Answered(
+                problem=problems[row["question_id"]], text=row["text"], finish_reason=row["finish_reason"]
             )
-        return _grading(source, problems[row["question_id"]], row["text"], row["finish_reason"])
+            for row in rows
+        ]
+        return [_grading(grade, source.grader) for grade in source.grade_many(answers)]
 
     after = [row["grade"] for row in regrade(folder, grade)]
     return sum(old != new for old, new in zip(before["grade"], after, strict=True))
@@ -177,15 +182,14 @@ def _summarise_folder(folder: Path, spec: EvalSpec) -> Summary:
     return summary
 
 
-def _grading(source: ProblemSource, problem: Problem, text: str, finish_reason: str) -> dict[str, Any]:
+def _grading(grade: Grade, grader: str) -> dict[str, Any]:
     """The grading columns of a sample row."""
-    grade = source.grade(problem, text, finish_reason)
     return {
         "extracted": grade.extracted,
         "extract_rule": grade.rule,
         "grade": grade.outcome.value,
-        "grader": source.grader,
-        "grader_status": "error" if grade.outcome == "error" else "ok",
+        "grader": grader,
+        "grader_status": grade.reason or "ok",
     }
 
 
@@ -230,18 +234,27 @@ class _RowMaker:
     def seed(self, problem: Problem, sample: int) -> int:
         return derive_seed(self.spec.seed, "evaluate", self.spec.suite, problem.id, sample)
 
-    def row(
-        self, problem: Problem, sample: int, request: Request, rollout: Rollout, latency_s: float
-    ) -> dict[str, Any]:
+    def answered(self, problem: Problem, rollout: Rollout) -> Answered:
         text = self.policy.decode(rollout.completion_ids)
+        return Answered(problem=problem, text=text, finish_reason=rollout.finish_reason)
+
+    def row(
+        self,
+        answer: Answered,
+        grade: Grade,
+        sample: int,
+        request: Request,
+        rollout: Rollout,
+        latency_s: float,
+    ) -> dict[str, Any]:
         return {
             **asdict(self.subject),
-            **_grading(self.source, problem, text, rollout.finish_reason),
+            **_grading(grade, self.source.grader),
             "arm": None,
             "step": self.spec.step,
             "benchmark": self.spec.suite,
             "benchmark_revision": self.spec.revision,
-            "question_id": problem.id,
+            "question_id": answer.problem.id,
             "sample_idx": sample,
             "sampling_seed": request.seed,
             "prompt_hash": digest(list(request.prompt_ids))[:12],
@@ -250,7 +263,7 @@ class _RowMaker:
             "n_output_tokens": len(rollout.completion_ids),
             "finish_reason": rollout.finish_reason,
             "latency_s": latency_s,
-            "text": text,
+            "text": answer.text,
         }
 
 
@@ -279,10 +292,15 @@ def _sample(
     start = time.perf_counter()
     rollouts = engine.generate(requests, progress=progress)
     latency_s = (time.perf_counter() - start) / len(shard)
-    drawn = zip(shard, requests, rollouts, strict=True)
+    answers = [
+        maker.answered(problem, rollout) for (problem, _), rollout in zip(shard, rollouts, strict=True)
+    ]
+    grades = maker.source.grade_many(answers)
     return [
-        maker.row(problem, sample, request, rollout, latency_s)
-        for (problem, sample), request, rollout in drawn
+        maker.row(answer, grade, sample, request, rollout, latency_s)
+        for (_, sample), answer, grade, request, rollout in zip(
+            shard, answers, grades, requests, rollouts, strict=True
+        )
     ]
 
 

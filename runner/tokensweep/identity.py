@@ -27,7 +27,17 @@ SCHEMA_VERSION = 1  # raise when the meaning or the default of an identity key c
 _IDENTITY_KEYS = ("seed", "steps", "method", "model", "data", "rollout", "sampling", "batch", "optim")
 _DEFAULT_PROMPT = {KIND: "prompt/model"}
 _LABELS = ("name", "paper", "evidence")  # of the method: say where it is from, not what it does
-_TRAINING_CODE = ("loss", "methods", "models", "problems", "rollout", "train", "registry.py", "seeds.py")
+_TRAINING_CODE = (
+    "loss",
+    "methods",
+    "models",
+    "problems",
+    "rollout",
+    "train",
+    "registry.py",
+    "seeds.py",
+    "verifier",
+)
 
 
 def digest(value: Any) -> str:

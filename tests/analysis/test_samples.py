@@ -98,7 +98,10 @@ def test_stored_texts_can_be_graded_again_and_the_old_grades_stay_on_disk(
 ) -> None:
     write_samples(tmp_path / "samples-000.parquet", [make_row(text="7"), make_row(text="8", sample_idx=1)])
     regrade(
-        tmp_path, lambda row: {"grade": "correct" if row["text"] == "8" else "wrong", "grader": "exact 2"}
+        tmp_path,
+        lambda rows: [
+            {"grade": "correct" if row["text"] == "8" else "wrong", "grader": "exact 2"} for row in rows
+        ],
     )
     frame = read_samples([tmp_path]).sort_values("sample_idx")
     assert list(frame["grade"]) == ["wrong", "correct"]
@@ -109,4 +112,4 @@ def test_stored_texts_can_be_graded_again_and_the_old_grades_stay_on_disk(
 def test_a_grader_may_not_change_what_was_sampled(tmp_path: Path, make_row: MakeRow) -> None:
     write_samples(tmp_path / "samples-000.parquet", [make_row()])
     with pytest.raises(ValueError, match=r"a grader may set .* got \['text'\]"):
-        regrade(tmp_path, lambda row: {"text": "9"})
+        regrade(tmp_path, lambda rows: [{"text": "9"} for _ in rows])

@@ -13,7 +13,7 @@ import pytest
 from tokensweep.evaluate import EvalSpec, Subject, Summary, evaluate, regrade_entry
 from tokensweep.models.policy import Policy
 from tokensweep.models.prompts import ModelPrompt
-from tokensweep.problems import Grade, Outcome, Problem
+from tokensweep.problems import Answered, Grade, Outcome, Problem, grade_each
 from tokensweep.rollout import Request, Rollout, SamplingSpec
 from tokensweep.rollout.fake import FakeEngine
 from tokensweep.train.setup import encoder
@@ -52,7 +52,11 @@ class Digits:
     def grade(self, problem: Problem, text: str, finish_reason: str) -> Grade:
         outcomes = {"1": Outcome.correct, "2": Outcome.wrong, "?": Outcome.error}
         outcome = Outcome.truncated if finish_reason == "length" else outcomes.get(text, Outcome.no_answer)
-        return Grade(outcome=outcome, extracted=text if text in "12" else None, rule="whole")
+        reason = "timeout" if outcome is Outcome.error else ""
+        return Grade(outcome=outcome, extracted=text if text in "12" else None, rule="whole", reason=reason)
+
+    def grade_many(self, answers: Sequence[Answered], /) -> list[Grade]:
+        return grade_each(self, answers)
 
 
 class Counting(FakeEngine):
@@ -130,7 +134,7 @@ def test_errors_and_missing_answers_count_as_wrong_and_are_reported(tmp_path: Pa
     assert (errors.avg, errors.error_fraction, errors.no_answer_fraction) == (0.0, 1.0, 0.0)
     silent = run(policy, tmp_path / "b", engine=Counting(policy, texts=("9",)), spec=spec())
     assert (silent.avg, silent.error_fraction, silent.no_answer_fraction) == (0.0, 0.0, 1.0)
-    assert set(read_samples([tmp_path / "a"]).grader_status) == {"error"}
+    assert set(read_samples([tmp_path / "a"]).grader_status) == {"timeout"}
 
 
 def test_truncated_samples_are_set_apart(tmp_path: Path, policy: Policy) -> None:
@@ -254,6 +258,13 @@ class Lenient(Digits):
 
     def grade(self, problem: Problem, text: str, finish_reason: str) -> Grade:
         return super().grade(problem, text.replace("2", "1"), finish_reason)
+
+
+def test_the_reason_of_a_grader_error_stands_in_the_row(tmp_path: Path, policy: Policy) -> None:
+    run(policy, tmp_path, engine=Counting(policy, texts=("1", "?")), spec=spec())
+    rows = read_samples([tmp_path])
+    assert set(rows.grader_status[rows.grade == "error"]) == {"timeout"}
+    assert set(rows.grader_status[rows.grade != "error"]) == {"ok"}
 
 
 def test_a_new_grader_reads_the_stored_texts_and_samples_nothing(tmp_path: Path, policy: Policy) -> None:

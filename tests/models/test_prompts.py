@@ -20,9 +20,9 @@ from tokensweep.models.prompts import (
     prompt_of,
 )
 from tokensweep.paths import conf_dir
-from tokensweep.problems.grading import extract
 from tokensweep.problems.ops import Ops
 from tokensweep.registry import build
+from tokensweep.verifier import extract
 
 register_components()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokensweep.problems import Grade, Outcome, Problem
+from tokensweep.problems import Answered, Grade, Outcome, Problem, grade_each
 from tokensweep.registry import component
 
 
@@ -45,3 +46,6 @@ class Even:
             return Grade(outcome=Outcome.no_answer, extracted=None, rule="none")
         right = ord(text[0]) % 2 == 0
         return Grade(outcome=Outcome.correct if right else Outcome.wrong, extracted=text[0], rule="first")
+
+    def grade_many(self, answers: Sequence[Answered], /) -> list[Grade]:
+        return grade_each(self, answers)

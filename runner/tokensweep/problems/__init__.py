@@ -4,15 +4,25 @@ Importing the package registers the options of the group ``data``.
 """
 
 from tokensweep.problems import countdown, jsonl, ops, order, reasoning_gym
-from tokensweep.problems.protocol import Demonstrated, Grade, Outcome, Problem, ProblemSource
+from tokensweep.problems.protocol import (
+    Answered,
+    Demonstrated,
+    Grade,
+    Outcome,
+    Problem,
+    ProblemSource,
+    grade_each,
+)
 
 __all__ = [
+    "Answered",
     "Demonstrated",
     "Grade",
     "Outcome",
     "Problem",
     "ProblemSource",
     "countdown",
+    "grade_each",
     "jsonl",
     "ops",
     "order",

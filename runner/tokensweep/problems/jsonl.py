@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any, ClassVar
 
 from tokensweep.problems.checks import AnswerForm, Expected, findings, plain_text
 from tokensweep.problems.dates import check_day
-from tokensweep.problems.grading import GRADER, grade_answer, normalise
+from tokensweep.problems.grading import GRADER, check_golds, grade_answers
 from tokensweep.problems.procedural import Split
-from tokensweep.problems.protocol import Grade, Problem
+from tokensweep.problems.protocol import Answered, Grade, Problem
 from tokensweep.registry import component
+from tokensweep.verifier import LONGEST, unwrap
 
 _SLOT = "{problem}"
 _COLUMNS = ("id", "problem", "answer")
@@ -27,7 +29,7 @@ _COLUMNS = ("id", "problem", "answer")
 @component("data", "jsonl")
 @dataclass(frozen=True)
 class JsonlProblems:
-    """Problems with exact answers from ``path``.
+    """Problems with answers that can be verified from ``path``.
 
     Every access raises ValueError for a file that is missing, empty, cut off or ambiguous, and :meth:`check`
     also for one that does not hold what is known of the set.
@@ -78,7 +80,7 @@ class JsonlProblems:
 
     @property
     def grader(self) -> str:
-        """Name and version of the shared exact grader."""
+        """Name and version of the shared grader."""
         return GRADER
 
     def __len__(self) -> int:
@@ -88,7 +90,10 @@ class JsonlProblems:
         return self._problems()[index]
 
     def check(self) -> None:
-        """Raise ValueError naming file, line and next step if the file can not be used."""
+        """Raise ValueError naming file, line or id and next step if the file can not be used.
+
+        That includes a reference answer that does not verify against itself, for no answer could be right.
+        """
         wrong = findings(self.whole_file(), self.expected)
         if wrong:
             again = f"fetch it again (tokensweep data fetch {self.name} force=true), or " if self.hub else ""
@@ -96,7 +101,7 @@ class JsonlProblems:
                 f"{self.name} {'; it '.join(wrong)} ({self.path}): {again}correct the file; if "
                 "another one is meant, say so in its keys num_problems, answers and answer_form"
             )
-        self._problems()
+        check_golds(self._problems(), where=self.path)
 
     @property
     def expected(self) -> Expected:
@@ -125,9 +130,12 @@ class JsonlProblems:
         return self.instruction.replace(_SLOT, problem.prompt)
 
     def grade(self, problem: Problem, text: str, finish_reason: str) -> Grade:
-        """Grade with the shared exact grader."""
-        assert problem.answer is not None
-        return grade_answer(text, problem.answer, finish_reason=finish_reason)
+        """Grade one completion; many are graded faster by ``grade_many``."""
+        return grade_answers([Answered(problem=problem, text=text, finish_reason=finish_reason)])[0]
+
+    def grade_many(self, answers: Sequence[Answered], /) -> list[Grade]:
+        """Grade with the shared grader, in parallel where the text of an answer does not decide."""
+        return grade_answers(answers)
 
     def _problems(self) -> tuple[Problem, ...]:
         return _of_split(self, _version(_file(self)), self._excluded())
@@ -217,6 +225,10 @@ def _problem(line: str, *, where: str) -> Problem:
     prompt, answer = row["problem"], row["answer"]
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"{where}: problem must be a text, got {prompt!r}")
-    if isinstance(answer, bool) or not isinstance(answer, str | int) or not normalise(str(answer)):
-        raise ValueError(f"{where}: answer must be a text or an integer that can be compared, got {answer!r}")
-    return Problem(id=str(row["id"]), prompt=prompt, answer=str(answer))
+    gold = unwrap(str(answer))  # files give it bare, within dollar signs or boxed
+    if isinstance(answer, bool) or not isinstance(answer, str | int) or not 1 <= len(gold) <= LONGEST:
+        raise ValueError(
+            f"{where}: answer must be a text of at most {LONGEST} characters or an integer, "
+            f"got {str(answer)[:80]!r}"
+        )
+    return Problem(id=str(row["id"]), prompt=prompt, answer=gold)

@@ -10,14 +10,14 @@ import dataclasses
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from itertools import count
 from typing import Any, TypeVar
 
-from tokensweep.problems.protocol import Grade, Outcome, Problem
+from tokensweep.problems.protocol import Answered, Grade, Outcome, Problem, grade_each
 from tokensweep.seeds import derive_seed
 
 T = TypeVar("T")
@@ -102,6 +102,14 @@ class ProceduralTask:
     def prompt_text(self, problem: Problem) -> str:
         """The prompt itself: these tasks need no instruction."""
         return problem.prompt
+
+    def grade(self, problem: Problem, text: str, finish_reason: str) -> Grade:
+        """Grade the text of a completion."""
+        raise NotImplementedError
+
+    def grade_many(self, answers: Sequence[Answered], /) -> list[Grade]:
+        """One grade after the other: they take microseconds."""
+        return grade_each(self, answers)
 
 
 @lru_cache(maxsize=16)

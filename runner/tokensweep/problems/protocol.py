@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -27,12 +28,28 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answered:
+    """A problem with the text of a completion, ready to be graded."""
+
+    problem: Problem
+    text: str
+    finish_reason: str  # "stop" or "length"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grade:
     """The verdict on one completion and how it came about."""
 
     outcome: Outcome
     extracted: str | None  # the answer that was read out of the text
     rule: str  # how it was read: "boxed", "last_number", "steps"; "none" without an answer
+    reason: str = ""  # of an error, such as "timeout", "memory", "bomb: ..." or "crashed: ..."
+
+    def __post_init__(self) -> None:
+        if (self.outcome is Outcome.error) != bool(self.reason):
+            raise ValueError(
+                f"an error must have a reason and nothing else may, got {self.outcome} and {self.reason!r}"
+            )
 
     @property
     def accuracy(self) -> float:
@@ -54,7 +71,7 @@ class ProblemSource(Protocol):
 
     @property
     def grader(self) -> str:
-        """Name and version of the grader, such as ``exact/1``."""
+        """Name and version of the grader, such as ``ops-steps/1``."""
         ...
 
     @property
@@ -86,6 +103,15 @@ class ProblemSource(Protocol):
     def grade(self, problem: Problem, text: str, finish_reason: str) -> Grade:
         """Grade the text of a completion; ``finish_reason`` is ``stop`` or ``length``."""
         ...
+
+    def grade_many(self, answers: Sequence[Answered], /) -> list[Grade]:
+        """The grades of many completions, in order and as ``grade`` gives them, but in parallel if slow."""
+        ...
+
+
+def grade_each(source: ProblemSource, answers: Sequence[Answered]) -> list[Grade]:
+    """The grades one after the other: ``grade_many`` of a source whose grader is quick."""
+    return [source.grade(a.problem, a.text, a.finish_reason) for a in answers]
 
 
 @runtime_checkable

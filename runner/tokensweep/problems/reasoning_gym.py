@@ -17,10 +17,10 @@ from functools import lru_cache
 from itertools import count
 from typing import Any
 
-from tokensweep.problems.grading import extract
 from tokensweep.problems.procedural import Split, first_of_split, unread
-from tokensweep.problems.protocol import Grade, Outcome, Problem
+from tokensweep.problems.protocol import Answered, Grade, Outcome, Problem, grade_each
 from tokensweep.registry import component
+from tokensweep.verifier import after_thinking, extract
 
 VERSION = "0.1.25"  # another release may ask other questions for the same seed and grade otherwise
 
@@ -140,9 +140,14 @@ class ReasoningGym:
         entry = dataset[int(problem.id.rpartition("-")[2])]
         try:
             right = dataset.score_answer(answer, entry) == 1.0
-        except Exception:  # noqa: BLE001  foreign code on whatever a model writes
-            return Grade(outcome=Outcome.error, extracted=answer, rule=rule)
+        except Exception as error:  # noqa: BLE001  foreign code on whatever a model writes
+            reason = f"crashed: {type(error).__name__}"
+            return Grade(outcome=Outcome.error, extracted=answer, rule=rule, reason=reason)
         return Grade(outcome=Outcome.correct if right else Outcome.wrong, extracted=answer, rule=rule)
+
+    def grade_many(self, answers: Sequence[Answered], /) -> list[Grade]:
+        """One grade after the other: these graders compare text."""
+        return grade_each(self, answers)
 
     def _options(self) -> str:
         return json.dumps(dict(self.options or {}), sort_keys=True)
@@ -160,7 +165,7 @@ def read_answer(text: str, *, finished: bool) -> tuple[str | None, str]:
     boxed, rule = extract(text, finished=finished)
     if rule == "boxed":
         return boxed, rule
-    visible = text.rpartition("</think>")[2].partition("<think>")[0]
+    visible = after_thinking(text)
     tagged = [answer.strip() for answer in _TAG.findall(visible) if answer.strip()]
     if tagged:
         return tagged[-1], "answer_tag"

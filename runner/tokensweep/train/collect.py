@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.method import Allocation
-from tokensweep.problems import Grade, Problem, ProblemSource
+from tokensweep.problems import Answered, Grade, Problem, ProblemSource
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
 from tokensweep.seeds import derive_seed
 
@@ -98,13 +98,32 @@ class Collector:
                     (problem, sample, Request(prompt_ids=prompt_ids, seed=seed, sampling=self.sampling))
                 )
         rollouts = self.engine.generate([request for _, _, request in work])
-        trials = [self._graded(*item, rollout) for item, rollout in zip(work, rollouts, strict=True)]
+        trials = self._graded(work, rollouts)
         return [tuple(trials[i : i + self.group_size]) for i in range(0, len(trials), self.group_size)]
 
-    def _graded(self, problem: Problem, sample: int, request: Request, rollout: Rollout) -> Trial:
-        text = self.decode(rollout.completion_ids)
-        grade = self.source.grade(problem, text, rollout.finish_reason)
-        return Trial(problem=problem, sample=sample, request=request, rollout=rollout, grade=grade, text=text)
+    def _graded(
+        self, work: Sequence[tuple[Problem, int, Request]], rollouts: Sequence[Rollout]
+    ) -> list[Trial]:
+        answers = [
+            Answered(
+                problem=problem, text=self.decode(rollout.completion_ids), finish_reason=rollout.finish_reason
+            )
+            for (problem, _, _), rollout in zip(work, rollouts, strict=True)
+        ]
+        grades = self.source.grade_many(answers)
+        return [
+            Trial(
+                problem=problem,
+                sample=sample,
+                request=request,
+                rollout=rollout,
+                grade=grade,
+                text=answer.text,
+            )
+            for (problem, sample, request), rollout, answer, grade in zip(
+                work, rollouts, answers, grades, strict=True
+            )
+        ]
 
 
 def problem_index(position: int, *, size: int, seed: int) -> int:
