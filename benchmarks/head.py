@@ -14,7 +14,9 @@ _SHARE = 0.2  # of the tokens that carry a gradient, in the variants that select
 _SEQUENCES = 8  # that the tokens are cut into where a loss wants sequences
 _TRL_VOCAB_TILE = 32768  # _CHUNKED_LOGPROB_CHUNK_SIZE in trl/trainer/utils.py of TRL 1.16
 
-Head = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # hidden [T, H], weight [V, H], targets, advantages [T]
+Head = Callable[
+    [Tensor, Tensor, Tensor, Tensor], Tensor
+]  # hidden [T, H], weight [V, H], targets, advantages [T]
 
 
 def naive(hidden: Tensor, weight: Tensor, targets: Tensor, advantages: Tensor) -> Tensor:
@@ -22,7 +24,8 @@ def naive(hidden: Tensor, weight: Tensor, targets: Tensor, advantages: Tensor) -
     log_p = torch.log_softmax(hidden @ weight.t(), 1)
     with torch.no_grad():
         _ = -(log_p.exp() * log_p).sum(1)
-    return -(log_p.gather(1, targets.unsqueeze(1)).squeeze(1) * advantages).sum()
+    logprobs = log_p.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return -(logprobs * advantages).sum()
 
 
 def ours(hidden: Tensor, weight: Tensor, targets: Tensor, advantages: Tensor) -> Tensor:
@@ -47,9 +50,9 @@ def trl(hidden: Tensor, weight: Tensor, targets: Tensor, advantages: Tensor) -> 
     """TRL's chunked head with its entropy; on a CPU its tiles are folded by torch instead of Triton."""
     from trl.kernels import ChunkedLogProbFunction
 
-    logprobs, *_ = ChunkedLogProbFunction.apply(
+    logprobs: Tensor = ChunkedLogProbFunction.apply(
         hidden, weight, None, targets, 1.0, _TRL_VOCAB_TILE, None, 1.0, ("entropy",)
-    )
+    )[0]
     return -(logprobs * advantages).sum()
 
 

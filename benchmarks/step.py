@@ -161,7 +161,9 @@ def _trl(
         trainer.train()
         (length,) = {row["completions/mean_length"] for row in trainer.state.log_history if "reward" in row}
         if length != work["new_tokens"]:
-            raise RuntimeError(f"every completion must have {work['new_tokens']} tokens, got a mean of {length}")
+            raise RuntimeError(
+                f"every completion must have {work['new_tokens']} tokens, got a mean of {length}"
+            )
 
     return train
 

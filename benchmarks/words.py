@@ -34,7 +34,9 @@ class Words:
     def __getitem__(self, index: int, /) -> Problem:
         draw = torch.Generator().manual_seed(derive_seed("words", index))
         words = torch.randint(_FIRST_WORD, self.vocab, (self.prompt_tokens,), generator=draw)
-        return Problem(id=f"words-{index}", prompt=" ".join(f"w{word}" for word in words.tolist()), answer=None)
+        return Problem(
+            id=f"words-{index}", prompt=" ".join(f"w{word}" for word in words.tolist()), answer=None
+        )
 
     def check(self) -> None:
         """Nothing can be wrong with it."""
@@ -71,7 +73,12 @@ def write_model(folder: Path, shape: Mapping[str, int]) -> Path:
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
     vocab, hidden = shape["vocab"], shape["hidden"]
-    words = {"<pad>": _PAD, "<unk>": _UNKNOWN, **{f"w{i}": i for i in range(_FIRST_WORD, vocab)}, "<eos>": vocab}
+    words = {
+        "<pad>": _PAD,
+        "<unk>": _UNKNOWN,
+        **{f"w{i}": i for i in range(_FIRST_WORD, vocab)},
+        "<eos>": vocab,
+    }
     core = Tokenizer(WordLevel(words, unk_token="<unk>"))
     core.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(

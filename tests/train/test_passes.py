@@ -190,6 +190,48 @@ def test_a_group_of_equal_rewards_is_not_run_in_the_update(
     assert sorted(run) == list(range(8))  # the third group, rollouts 8 to 11, has one reward only
 
 
+@pytest.mark.parametrize("micro_tokens", [40, 4096])
+def test_a_first_pack_that_is_run_ahead_gives_the_same_gradients_with_one_forward_less(
+    policy: Policy, method: Method, micro_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, plan = prepared_of(random_batch(), policy=policy, method=method, micro_tokens=micro_tokens)
+    _, expected = update(policy, method, prepared, plan)
+    ahead = scorer_of(policy).ahead(prepared.batch, plan=plan)
+    run: list[Tensor] = []
+    original = Scorer.stats
+
+    def spy(self: Scorer, batch: Batch, *, rollouts: Tensor, rows: Tensor) -> Any:
+        run.append(rollouts)
+        return original(self, batch, rollouts=rollouts, rows=rows)
+
+    monkeypatch.setattr(Scorer, "stats", spy)
+    optimizer = Still(policy)
+    updater = Updater(scorer=scorer_of(policy), optimizer=optimizer, grad_clip=0.0)
+    updater.update(method, prepared, plan, ahead=ahead)
+    assert len(run) == sum(len(micro.packs) for mini in plan for micro in mini) - 1
+    torch.testing.assert_close(optimizer.gradients, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_old_policy_pass_does_not_run_what_was_run_ahead(policy: Policy, method: Method) -> None:
+    batch, plan = divide(random_batch(), method=method, micro_tokens=40, seed=0)
+    scorer = scorer_of(policy)
+    ahead = scorer.ahead(batch, plan=plan)
+    whole, again = scorer.everywhere(batch, plan=plan, ahead=ahead), scorer.everywhere(batch, plan=plan)
+    assert torch.equal(whole["logprobs"], again["logprobs"])
+    assert not whole["logprobs"].requires_grad
+    assert ahead.stats.logprobs.requires_grad
+
+
+def test_rows_of_a_pack_run_ahead_are_those_of_its_statistics(policy: Policy, method: Method) -> None:
+    batch, plan = divide(random_batch(), method=method, micro_tokens=40, seed=0)
+    ahead = scorer_of(policy).ahead(batch, plan=plan)
+    whole = scorer_of(policy).everywhere(batch, plan=plan)
+    rows = ahead.rows[1::2]
+    logprobs, entropy = ahead.at(rows)
+    assert torch.equal(logprobs, whole["logprobs"][rows])
+    assert torch.equal(entropy, whole["entropy"][rows])
+
+
 def test_fractions_are_of_all_tokens_also_where_a_micro_batch_is_not_run(
     policy: Policy, method: Method
 ) -> None:

@@ -21,6 +21,9 @@ from torch.autograd.function import once_differentiable
 
 STATISTICS = frozenset({"logprobs", "entropy", "varentropy", "sum_p2"})
 
+_CPU_TILE = (512, 1024)  # 2 MB in float32: tile and exponential stay in the caches of one core
+_GPU_TILE = (1024, 4096)  # large enough to fill the device with each operation
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenStats:
@@ -39,14 +42,16 @@ def linear_token_stats(
     *,
     scale: float | Tensor = 1.0,
     needs: frozenset[str] = frozenset(),
-    row_tile: int = 1024,
-    vocab_tile: int = 4096,
+    row_tile: int | None = None,
+    vocab_tile: int | None = None,
 ) -> TokenStats:
     """Statistics of ``softmax(scale * hidden @ weight.T)`` for each row, differentiable once.
 
     ``hidden`` [n, H] and ``weight`` [V, H] in any float type, ``targets`` [n] int64, ``scale`` 1 over the
     temperature, for all rows or for each [n] (no gradient). ``needs`` names statistics out of
-    ``STATISTICS``; log-probability and entropy always come. Products are accumulated in float32 or better.
+    ``STATISTICS``; log-probability and entropy always come. ``row_tile`` and ``vocab_tile`` bound the piece
+    of the logits that exists at a time; without them they suit the device. Products are accumulated in
+    float32 or better.
     The backward pass computes the logits again, for rows with a gradient that is not 0 only; the gradient
     of a tied weight is returned to autograd like any other. Raises ValueError for shapes that don't fit
     and for unknown statistics.
@@ -63,7 +68,8 @@ def linear_token_stats(
         raise ValueError(f"targets must be [{hidden.shape[0]}], one per row, got {list(targets.shape)}")
     dtype = _wide(hidden.dtype)
     scales = torch.as_tensor(scale, dtype=dtype, device=hidden.device).expand(targets.shape)
-    tiles = _Tiles(rows=row_tile, vocab=vocab_tile)
+    suited = _CPU_TILE if hidden.device.type == "cpu" else _GPU_TILE
+    tiles = _Tiles(rows=row_tile or suited[0], vocab=vocab_tile or suited[1])
     second, squares = "varentropy" in needs, "sum_p2" in needs
     apply: Any = _LinearTokenStats.apply  # untyped in torch
     values = apply(hidden, weight, targets, scales, tiles, second, squares)
@@ -123,7 +129,8 @@ class _LinearTokenStats(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, scales, high, log_sum, entropy, varentropy, sum_p2 = ctx.saved_tensors
         coefficients = _coefficients(upstream, like=entropy, varentropy=varentropy, sum_p2=sum_p2)
-        rows = (coefficients != 0).any(0).nonzero().squeeze(1)
+        moving = (coefficients != 0).any(0)
+        rows = slice(None) if bool(moving.all()) else moving.nonzero().squeeze(1)  # a slice copies nothing
         d_hidden, d_weight = _backward_rows(
             hidden[rows],
             weight,
@@ -138,8 +145,10 @@ class _LinearTokenStats(torch.autograd.Function):
             tiles=ctx.tiles,
             wants_weight=ctx.needs_input_grad[1],
         )
-        scattered = torch.zeros_like(hidden).index_copy_(0, rows, d_hidden.to(hidden.dtype))
-        return scattered, d_weight, None, None, None, None, None
+        d_hidden = d_hidden.to(hidden.dtype)
+        if isinstance(rows, Tensor):
+            d_hidden = torch.zeros_like(hidden).index_copy_(0, rows, d_hidden)
+        return d_hidden, d_weight, None, None, None, None, None
 
 
 class _Fold:
@@ -229,7 +238,7 @@ def _backward_rows(
     d_hidden = torch.zeros(hidden.shape, dtype=scales.dtype, device=hidden.device)
     d_weight = torch.zeros_like(weight) if wants_weight else None
     for vocab in tiles.over_vocab(weight.shape[0]):
-        block = d_hidden.new_zeros(weight[vocab].shape)
+        block = _accumulator(d_weight, vocab, dtype=d_hidden.dtype)
         for rows in tiles.over_rows(targets.numel()):
             dz = _logits(hidden[rows], weight[vocab], scales[rows])
             _to_gradient(
@@ -242,12 +251,19 @@ def _backward_rows(
                 second=second,
                 squares=squares,
             )
-            d_hidden[rows] += _matmul(dz, weight[vocab])
-            if wants_weight:
-                block += _matmul(dz.t(), hidden[rows])
-        if d_weight is not None:
+            _add_product(d_hidden[rows], dz, weight[vocab])
+            if block is not None:
+                _add_product(block, dz.t(), hidden[rows])
+        if d_weight is not None and block is not None and block.dtype != d_weight.dtype:
             d_weight[vocab] = block
     return d_hidden, d_weight
+
+
+def _accumulator(total: Tensor | None, rows: slice, *, dtype: torch.dtype) -> Tensor | None:
+    """Where the products for some rows of ``total`` are added up: they themselves if they are wide enough."""
+    if total is None or total.dtype == dtype:
+        return None if total is None else total[rows]
+    return torch.zeros_like(total[rows], dtype=dtype)
 
 
 def _to_gradient(
@@ -281,6 +297,14 @@ def _logits(hidden: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
+
+
+def _add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
+    """Add the product of x and y to ``total``, in one operation where all are of its type."""
+    if x.dtype == y.dtype == total.dtype:
+        total.addmm_(x, y)
+    else:
+        total += _matmul(x, y)
 
 
 def _matmul(x: Tensor, y: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Forward passes of a policy over packed rollouts: one path for old, reference and current log-probabilities.
 
 The old-policy pass runs over the very packs that the update runs over, so before the first optimiser step
-both give the same bits and every ratio is exactly 1.
+both give the same bits and every ratio is exactly 1. The first pack is even run only once: its forward of the
+old-policy pass, kept with its graph, is the one that the update differentiates.
 """
 
 from __future__ import annotations
@@ -16,6 +17,23 @@ from tokensweep.loss.head import TokenStats, linear_token_stats
 from tokensweep.loss.tables import Batch
 from tokensweep.models.policy import Policy
 from tokensweep.train.batch import Plan
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A forward that was run before the loss was known, with its graph; good until the weights move.
+
+    It costs no more memory than the update needs anyway: that of one pack.
+    """
+
+    rollouts: Tensor  # [r] the pack
+    rows: Tensor  # [n] its trained rows, ascending
+    stats: TokenStats  # of these rows
+
+    def at(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies of some of the rows, ascending; the others get no gradient."""
+        place = torch.searchsorted(self.rows, rows)
+        return self.stats.logprobs[place], self.stats.entropy[place]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +73,28 @@ class Scorer:
             needs=needs,
         )
 
+    def ahead(self, batch: Batch, *, plan: Plan, needs: frozenset[str] = frozenset()) -> Ahead:
+        """The forward of the plan's first pack, with gradient: the update's first, before it is known."""
+        rollouts = plan[0][0].packs[0]
+        rows = rows_of(batch, rollouts)
+        return Ahead(rollouts, rows, self.stats(batch, rollouts=rollouts, rows=rows, needs=needs))
+
     @torch.no_grad()
     def everywhere(
-        self, batch: Batch, *, plan: Plan, needs: frozenset[str] = frozenset()
+        self, batch: Batch, *, plan: Plan, needs: frozenset[str] = frozenset(), ahead: Ahead | None = None
     ) -> dict[str, Tensor]:
-        """``logprobs``, ``entropy`` and the statistics in ``needs`` of every trained token, [N] each."""
+        """``logprobs``, ``entropy`` and the statistics in ``needs`` of every trained token, [N] each.
+
+        The pack that ``ahead`` has is not run again; it must have been scored with the same ``needs``.
+        """
         filled: dict[str, Tensor] = {}
         packs = (pack for mini_batch in plan for micro in mini_batch for pack in micro.packs)
         for rollouts in packs:
             rows = rows_of(batch, rollouts)
-            stats = self.stats(batch, rollouts=rollouts, rows=rows, needs=needs)
+            if ahead is not None and rollouts is ahead.rollouts:
+                stats = ahead.stats
+            else:
+                stats = self.stats(batch, rollouts=rollouts, rows=rows, needs=needs)
             for name in ("logprobs", "entropy", *sorted(needs)):
                 values: Tensor = getattr(stats, name)
                 filled.setdefault(name, values.new_zeros(batch.num_tokens))[rows] = values

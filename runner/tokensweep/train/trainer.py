@@ -30,7 +30,7 @@ from tokensweep.train.checkpoint import (
     save_checkpoint,
 )
 from tokensweep.train.collect import Collected
-from tokensweep.train.passes import Scorer, autocast
+from tokensweep.train.passes import Ahead, Scorer, autocast
 from tokensweep.train.setup import assemble, collector_of, optimizer_of, prepare_torch, reference_policy
 from tokensweep.train.stored import store_rollouts
 from tokensweep.train.update import Updater
@@ -135,7 +135,7 @@ class _Training:
     ) -> tuple[dict[str, float], Mapping[str, Memory]]:
         """Old-policy pass and update; the metrics of both, and what the method remembers of them."""
         with watch.phase("old_pass"):
-            batch, plan = self._scored(collected, method=method, step=step)
+            batch, plan, ahead = self._scored(collected, method=method, step=step)
             method, memories = adapt(method, self.progress.memories, batch)
             prepared = prepare(method, batch)
         settings = self.config["store_rollouts"]
@@ -149,7 +149,7 @@ class _Training:
                 seed=self.config["seed"],
             )
         with watch.phase("update"):
-            updated = self.updater.update(method, prepared, plan)
+            updated = self.updater.update(method, prepared, plan, ahead=ahead)
         sampling = self.collector.sampling
         comparable = sampling.top_p == 1 and sampling.top_k == 0
         values = {
@@ -162,8 +162,11 @@ class _Training:
         }
         return values, memories
 
-    def _scored(self, collected: Collected, *, method: Method, step: int) -> tuple[Batch, Plan]:
-        """The batch of the kept groups with what old and reference policy say, and the plan that runs it."""
+    def _scored(self, collected: Collected, *, method: Method, step: int) -> tuple[Batch, Plan, Ahead]:
+        """The batch of the kept groups with what old and reference policy say, and the plan that runs it.
+
+        The plan's first pack has been run, with gradient, by then: the update goes on from there.
+        """
         config, device = self.config, self.parts.device
         seed = derive_seed(config["seed"], "batch", step)
         batch = build_batch(
@@ -173,11 +176,12 @@ class _Training:
         batch = batch.to(device)
         plan = tuple(tuple(micro.to(device) for micro in mini_batch) for mini_batch in plan)
         extra = frozenset({"varentropy"} if "old_varentropy" in method.needs() else ())
-        old = self.scorer.everywhere(batch, plan=plan, needs=extra)
+        ahead = self.scorer.ahead(batch, plan=plan, needs=extra)
+        old = self.scorer.everywhere(batch, plan=plan, needs=extra, ahead=ahead)
         columns = {f"old_{name}": values for name, values in old.items()}
         if self.reference is not None:
             columns["ref_logprobs"] = self.reference.everywhere(batch, plan=plan)["logprobs"]
-        return batch.with_columns(**columns), plan
+        return batch.with_columns(**columns), plan, ahead
 
     def _set_lr(self, step: int) -> float:
         """Linear warm-up over the first ``optim.warmup_steps`` optimiser batches, then constant."""

@@ -12,7 +12,7 @@ from tokensweep.loss.method import Method
 from tokensweep.loss.objective import Micro, Prepared, micro_loss
 from tokensweep.train.batch import MicroBatch, Plan
 from tokensweep.train.metrics import Sums
-from tokensweep.train.passes import Scorer
+from tokensweep.train.passes import Ahead, Scorer
 
 
 class NonFiniteError(ArithmeticError):
@@ -27,16 +27,19 @@ class Updater:
     optimizer: torch.optim.Optimizer
     grad_clip: float
 
-    def update(self, method: Method, prepared: Prepared, plan: Plan) -> dict[str, float]:
+    def update(
+        self, method: Method, prepared: Prepared, plan: Plan, *, ahead: Ahead | None = None
+    ) -> dict[str, float]:
         """One optimiser step per mini-batch of ``plan``; gives back what happened, as metrics.
 
-        A mini-batch in which no token can carry a gradient makes no step: AdamW would move the weights on
-        its momentum alone. Raises NonFiniteError before a step on numbers that are not finite.
+        ``ahead`` is the first pack's forward, where the old-policy pass has kept it. A mini-batch in which
+        no token can carry a gradient makes no step: AdamW would move the weights on its momentum alone.
+        Raises NonFiniteError before a step on numbers that are not finite.
         """
         sums, norms = Sums(), []
         for mini_batch in plan:
             self.optimizer.zero_grad(set_to_none=True)
-            active = [self._backward(method, prepared, micro, sums) for micro in mini_batch]
+            active = [self._backward(method, prepared, micro, sums, ahead) for micro in mini_batch]
             if any(active):
                 norms.append(self._clip())
                 self.optimizer.step()
@@ -48,7 +51,9 @@ class Updater:
             **sums.ratios(),
         }
 
-    def _backward(self, method: Method, prepared: Prepared, micro_batch: MicroBatch, sums: Sums) -> bool:
+    def _backward(
+        self, method: Method, prepared: Prepared, micro_batch: MicroBatch, sums: Sums, ahead: Ahead | None
+    ) -> bool:
         """Add one micro-batch's gradient; False when it has no row that could carry one."""
         micro = prepared.micro(micro_batch.rollouts)
         if micro.rows.numel() == 0:
@@ -59,7 +64,7 @@ class Updater:
                 }
             )
             return False
-        logprobs, entropy = self._forward(prepared, micro, micro_batch.packs)
+        logprobs, entropy = self._forward(prepared, micro, micro_batch.packs, ahead)
         output = micro_loss(method, micro, logprobs, entropy)
         if not math.isfinite(float(output.loss.detach())):
             raise NonFiniteError(
@@ -70,7 +75,9 @@ class Updater:
         sums.add(output.metrics)
         return True
 
-    def _forward(self, prepared: Prepared, micro: Micro, packs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def _forward(
+        self, prepared: Prepared, micro: Micro, packs: tuple[Tensor, ...], ahead: Ahead | None
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies [n] of ``micro.rows``; packs without such a row are not run."""
         batch = prepared.batch
         rollout_of = batch.rollout_of[micro.rows]
@@ -80,9 +87,13 @@ class Updater:
             if place.numel() == 0:
                 continue
             rows = micro.rows[place]
-            stats = self.scorer.stats(batch, rollouts=rollouts, rows=rows)
-            logprobs.append(stats.logprobs)
-            entropies.append(stats.entropy)
+            if ahead is not None and rollouts is ahead.rollouts:
+                own_logprobs, own_entropy = ahead.at(rows)
+            else:
+                stats = self.scorer.stats(batch, rollouts=rollouts, rows=rows)
+                own_logprobs, own_entropy = stats.logprobs, stats.entropy
+            logprobs.append(own_logprobs)
+            entropies.append(own_entropy)
             places.append(place)
         order = torch.cat(places).argsort()
         return torch.cat(logprobs)[order], torch.cat(entropies)[order]
