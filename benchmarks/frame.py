@@ -45,6 +45,7 @@ class Measured:
     """One round of one variant."""
 
     cpu_s: float  # of the process and its threads, for one unit of work
+    wall_s: float  # the same on the wall clock: moved by whatever else runs on the machine
     peak_mb: float  # resident memory at its highest, above what was held before the work
     amount: float = 1.0  # what was produced, for benchmarks that report a rate
 
@@ -66,10 +67,10 @@ def measured(work: Callable[[], object], *, amount: float = 1.0) -> Measured:
     """Cost of ``work()``, called once. Linux only: the peak is the kernel's own high-water mark."""
     Path("/proc/self/clear_refs").write_text("5")  # brings the high-water mark down to what is resident
     held = _status_mb("VmRSS")
-    start = time.process_time()
+    start, began = time.process_time(), time.perf_counter()
     work()
-    cpu_s = time.process_time() - start
-    return Measured(cpu_s=cpu_s, peak_mb=_status_mb("VmHWM") - held, amount=amount)
+    cpu_s, wall_s = time.process_time() - start, time.perf_counter() - began
+    return Measured(cpu_s=cpu_s, wall_s=wall_s, peak_mb=_status_mb("VmHWM") - held, amount=amount)
 
 
 def _status_mb(name: str) -> float:

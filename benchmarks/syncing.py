@@ -1,0 +1,91 @@
+"""Syncing: run folders to a fresh MLflow database, and once more with nothing new."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.frame import Benchmark, Case, Measured, measured
+from benchmarks.planning import grid
+from tokensweep.compose import register_components
+from tokensweep.ledger import Attempt, Kind
+from tokensweep.plan import make_plan, write_plan
+from tokensweep.sync import sync_sweep
+from tokensweep.train.metrics import DENOMINATORS
+
+VARIANTS = ("log_metrics in each step", "first sync", "second sync")
+_STEPS = 40
+
+
+def measure(variant: str, *, runs: int, live_runs: int) -> Measured:
+    """The runs of a finished sweep; ``live_runs`` of them are enough to measure logging while training."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder)
+        uri = f"sqlite:///{store / 'mlflow.db'}"
+        if variant == "log_metrics in each step":
+            return measured(lambda: _log_live(uri, live_runs), amount=live_runs)
+        _finished_sweep(store, runs)
+        if variant == "second sync":
+            sync_sweep(store, "bench", uri=uri)
+        return measured(lambda: sync_sweep(store, "bench", uri=uri), amount=runs)
+
+
+def _metrics(step: int) -> dict[str, float]:
+    """A row as the trainer writes it."""
+    return {name: step + 1 / (1 + number) for number, name in enumerate(DENOMINATORS)}
+
+
+def _finished_sweep(store: Path, runs: int) -> None:
+    """Folders of trained runs, as workers leave them."""
+    register_components()
+    plan = make_plan(grid(store, runs=runs))
+    write_plan(plan)
+    for run in plan.runs:
+        with Attempt.open(run.dir(store)) as attempt:
+            for step in range(1, _STEPS + 1):
+                attempt.metrics(step, _metrics(step))
+            attempt.event(Kind.trained, step=_STEPS)
+            attempt.event(Kind.finished)
+
+
+def _log_live(uri: str, runs: int) -> None:
+    """What a trainer does that logs to MLflow itself: one call per step, with the same values."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.create_experiment("live")
+    for _ in range(runs):
+        run = client.create_run(experiment)
+        for step in range(1, _STEPS + 1):
+            now = int(time.time() * 1000)
+            values = [
+                mlflow.entities.Metric(name, value, now, step) for name, value in _metrics(step).items()
+            ]
+            client.log_batch(run.info.run_id, metrics=values)
+        client.set_terminated(run.info.run_id)
+
+
+def _case(runs: int, *, live_runs: int) -> Case:
+    return Case(
+        name=f"{runs} runs of {_STEPS} steps, {len(DENOMINATORS)} metrics",
+        variants=VARIANTS,
+        baseline="log_metrics in each step",
+        options={"runs": runs, "live_runs": live_runs},
+        rounds=1,
+    )
+
+
+BENCHMARK = Benchmark(
+    title="Sync to MLflow",
+    unit="sync",
+    rate="runs",
+    note=(
+        "Finished runs to an SQLite database that does not exist yet, so MLflow's own migrations are part of "
+        "it. *log_metrics in each step* is what a trainer pays that logs to MLflow itself, measured on a "
+        "tenth of the runs; *second sync* finds nothing new."
+    ),
+    cases=(_case(200, live_runs=20),),
+    small=(_case(2, live_runs=1),),
+    measure=measure,
+)
