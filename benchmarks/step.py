@@ -184,7 +184,7 @@ def _case(name: str, *, goals: Mapping[str, Goal] | None = None, **options: int)
     return Case(name=name, variants=VARIANTS, baseline="TRL", options=options, goals=goals or {}, rounds=2)
 
 
-_WORK = {"prompts": 16, "samples": 8, "prompt_tokens": 16, "new_tokens": 64, "steps": 3, "threads": 1}
+_WORK = {"prompts": 16, "samples": 8, "prompt_tokens": 16, "new_tokens": 64, "steps": 2, "threads": 1}
 
 BENCHMARK = Benchmark(
     title="GRPO step against TRL",

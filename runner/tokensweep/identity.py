@@ -48,8 +48,7 @@ def digest(value: Any) -> str:
 
 def identity_of(frozen: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a frozen config that decides what is computed, without values at their default."""
-    defaults = OmegaConf.to_container(OmegaConf.structured(RunConf), resolve=False, enum_to_str=True)
-    assert isinstance(defaults, dict)
+    defaults = _run_defaults()
     kept = {key: frozen[key] for key in _IDENTITY_KEYS}
     kept["method"] = {key: value for key, value in frozen["method"].items() if key not in _LABELS}
     stripped = {key: _without_defaults(kept[key], defaults[key]) for key in _IDENTITY_KEYS if key != "seed"}
@@ -66,6 +65,14 @@ def prompt_identity(frozen: Mapping[str, Any]) -> dict[str, Any]:
     node = frozen.get("prompt")
     known = _without_defaults(node, None) if node else _DEFAULT_PROMPT
     return {} if known == _DEFAULT_PROMPT else {"prompt": known}
+
+
+@cache
+def _run_defaults() -> Mapping[str, Any]:
+    """What the schema says of every key; asked for once per process, as a plan hashes many runs."""
+    defaults = OmegaConf.to_container(OmegaConf.structured(RunConf), resolve=False, enum_to_str=True)
+    assert isinstance(defaults, dict)
+    return {str(key): value for key, value in defaults.items()}
 
 
 def _without_defaults(node: Any, defaults: Any) -> Any:
