@@ -55,8 +55,8 @@ BENCHMARK = Benchmark(
     rate="runs",
     note=(
         "Forking tokens at 50 fractions, 20 seeds each. *plan and folders* composes, resolves, checks and "
-        "hashes every run and writes its frozen config and plan, each on disk before it gets its name; *Hydra "
-        "compose* is the part of it that Hydra alone takes."
+        "hashes every run and writes its frozen config and plan, each on disk before it gets its name; "
+        "*Hydra compose* is the part of it that Hydra alone takes."
     ),
     cases=(_case(1000, rounds=1),),
     small=(_case(3, rounds=1),),

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from benchmarks.child import load
 from benchmarks.frame import Benchmark, Case, Goal, Measured, measured
 from benchmarks.tables import insert_tables, to_markdown

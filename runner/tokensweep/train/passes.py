@@ -23,7 +23,7 @@ from tokensweep.train.batch import Plan
 class Ahead:
     """A forward that was run before the loss was known, with its graph; good until the weights move.
 
-    It costs no more memory than the update needs anyway: that of one pack.
+    Its graph is that of one pack, which the update needs anyway; it lives through the old-policy pass.
     """
 
     rollouts: Tensor  # [r] the pack
