@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
     parser.add_argument("--small", action="store_true", help="tiny sizes, printed and not kept")
+    parser.add_argument("--rounds", type=int, help="of every variant, instead of what the case says")
     parser.add_argument(
         "--only-tables", action="store_true", help="write the tables again from the results kept"
     )
@@ -53,10 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := sorted(set(options.names) - set(NAMES)):
         parser.error(f"no benchmark {', '.join(unknown)}: known are {', '.join(NAMES)}")
     for name in [] if options.only_tables else options.names or NAMES:
-        result = run(load(name), name, small=options.small)
+        result: dict[str, Any] = {}
+        for result in run(load(name), name, small=options.small, rounds=options.rounds):
+            if not options.small:
+                write_json(options.results / f"{name}.json", result)
         print(to_markdown(load(name), result))
-        if not options.small:
-            write_json(options.results / f"{name}.json", result)
     if not options.small:
         known = {name: options.results / f"{name}.json" for name in NAMES}
         results = {name: json.loads(path.read_text()) for name, path in known.items() if path.is_file()}
@@ -64,20 +66,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"the tables stand in {README}", file=sys.stderr)
 
 
-def run(benchmark: Benchmark, name: str, *, small: bool) -> dict[str, Any]:
-    """All rounds of all cases: what was measured, where and with which versions."""
-    cases = benchmark.small if small else benchmark.cases
-    return {"where": machine(), "cases": {case.name: _run_case(name, case) for case in cases}}
+def run(
+    benchmark: Benchmark, name: str, *, small: bool, rounds: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """What was measured, where and with which versions: once after each case, with all cases so far."""
+    cases: dict[str, Any] = {}
+    for case in benchmark.small if small else benchmark.cases:
+        cases[case.name] = _run_case(name, case, rounds=rounds or case.rounds)
+        yield {"where": machine(), "cases": cases}
 
 
-def _run_case(name: str, case: Case) -> dict[str, list[dict[str, float]]]:
+def _run_case(name: str, case: Case, *, rounds: int) -> dict[str, list[dict[str, float]]]:
     """Rounds of every variant, in turns."""
-    rounds: dict[str, list[dict[str, float]]] = {variant: [] for variant in case.variants}
-    for number in range(1, case.rounds + 1):
+    measured: dict[str, list[dict[str, float]]] = {variant: [] for variant in case.variants}
+    for number in range(1, rounds + 1):
         for variant in case.variants:
-            print(f"{name}: {case.name}: {variant} ({number}/{case.rounds})", file=sys.stderr, flush=True)
-            rounds[variant].append(_measure(name, variant, case))
-    return rounds
+            print(f"{name}: {case.name}: {variant} ({number}/{rounds})", file=sys.stderr, flush=True)
+            measured[variant].append(_measure(name, variant, case))
+    return measured
 
 
 def _measure(name: str, variant: str, case: Case) -> dict[str, float]:

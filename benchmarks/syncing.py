@@ -89,8 +89,8 @@ BENCHMARK = Benchmark(
     note=(
         "Finished runs to an SQLite database that does not exist yet: the first sync also pays for MLflow's "
         "migrations, for files, parameters and tags. *log_metrics in each step* is what trainers pay that "
-        "log to MLflow themselves, on a tenth of the runs, metrics only, into a database that is there; *second "
-        "sync* finds nothing new."
+        "log to MLflow themselves, on a tenth of the runs, metrics only, into a database that is there; "
+        "*second sync* finds nothing new."
     ),
     cases=(_case(200, live_runs=20),),
     small=(_case(2, live_runs=1),),
