@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TESTABLE := $(VENV)/testable
 
-.PHONY: demo test lint types unit wheel smaller-demo golden clean
+.PHONY: demo test lint types unit wheel smaller-demo golden bench clean
 
 demo: $(READY)
 	$(BIN)/tokensweep sweep forking_tokens scale=tiny
@@ -54,6 +54,11 @@ smaller-demo: $(READY)
 # Rewrites tests/golden/*.json, the resolved config of every method, for review with git diff.
 golden: $(TESTABLE)
 	$(BIN)/python tests/golden_configs.py
+
+# Against TRL, Liger and transformers, on one thread; tables in benchmarks/README.md. About 25 minutes.
+bench: $(TESTABLE)
+	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/verifier.py
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
