@@ -41,7 +41,7 @@ class MethodConf:
     surrogate: Any = MISSING
     aggregate: Any = MISSING
     regularizers: dict[str, Any] = field(default_factory=dict)
-    schedules: dict[str, Any] = field(default_factory=dict)  # see loss.method.Schedule
+    schedules: dict[str, Any] = field(default_factory=dict)  # see loss.schedule.Schedule
 
 
 @dataclass

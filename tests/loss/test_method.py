@@ -8,18 +8,19 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from tokensweep.loss.laws import node_of
+from tokensweep.loss.laws import example_batch, node_of
 from tokensweep.loss.method import (
     TOKEN_LOCAL,
     Guarantee,
     Method,
     Regularizer,
-    Schedule,
-    Shape,
+    TokenWeight,
     at_step,
     build_method,
     inert_keys,
 )
+from tokensweep.loss.objective import prepare
+from tokensweep.loss.schedule import Schedule, Shape
 from tokensweep.loss.tables import View
 from tokensweep.methods.forking_tokens import EntropyWeight, Side
 from tokensweep.methods.grpo import PPOClip
@@ -142,3 +143,23 @@ def test_the_clip_is_inert_with_one_update(grpo: Method) -> None:
     reasons = inert_keys(replace(grpo, updates_per_batch=1))
     assert set(reasons) == {"surrogate.low", "surrogate.high"}
     assert "set method.updates_per_batch to 2 or more" in reasons["surrogate.low"]
+
+
+def test_a_component_without_what_its_slot_asks_for_cannot_be_made() -> None:
+    @dataclass(frozen=True)
+    class Weightless(TokenWeight):
+        below: float = 0.1
+
+    with pytest.raises(TypeError, match="abstract"):
+        Weightless()  # type: ignore[abstract]  # that is the point
+
+
+def test_a_token_weight_that_does_not_say_whose_policy_it_reads_reads_the_old_one(grpo: Method) -> None:
+    @dataclass(frozen=True)
+    class Later(TokenWeight):
+        def __call__(self, view: View) -> Tensor:
+            return (view.completion_position > 0).double()
+
+    method = replace(grpo, token_weights={"later": Later()})
+    weights = prepare(method, example_batch()).weights
+    assert weights.sum() == 71 - 12  # 71 tokens without the first of each of 12 rollouts

@@ -45,12 +45,15 @@ def _python(code: str, extension: Path) -> subprocess.CompletedProcess[str]:
 def test_the_method_of_the_guide_composes_and_keeps_every_law(extension: Path) -> None:
     done = _python(
         "from tokensweep.compose import freeze_run, register_components\n"
-        "from tokensweep.loss.laws import LAWS\n"
+        "from tokensweep.loss.laws import LAWS, example_batch\n"
+        "from tokensweep.loss.objective import prepare\n"
         "from tokensweep.loss.method import build_method\n"
         "register_components()\n"
         "frozen = freeze_run(['method=long_tail', 'method.token_weights.tail.below=0.3'])\n"
         "method = build_method(frozen['method'])\n"
         "assert method.token_weights['tail'].below == 0.3\n"
+        "kept = prepare(method, example_batch()).weights\n"
+        "assert 0 < kept.sum() < kept.numel(), 'the example must act'\n"
         "for law in LAWS.values():\n"
         "    law(method)\n"
         "print(len(LAWS), 'laws kept')",

@@ -7,7 +7,7 @@ A component is a frozen dataclass that derives from the protocol of its slot and
 
 from __future__ import annotations
 
-import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
+from tokensweep.loss.schedule import Schedule, build_schedule
 from tokensweep.loss.tables import Batch, Scope, View
 from tokensweep.registry import build
 
@@ -99,10 +100,12 @@ class Part(Protocol):
 class Allocation(Part, Protocol):
     """Decides which groups are sampled and which of them are trained."""
 
+    @abstractmethod
     def wanted(self, round: int, *, kept: int, target: int) -> int:
         """Prompts to sample in this round (from 0) with ``kept`` of ``target`` groups in hand; 0 ends."""
         ...
 
+    @abstractmethod
     def keep(self, accuracy: Tensor) -> bool:
         """Whether a group with these grades [G] is trained."""
         ...
@@ -112,16 +115,19 @@ class RewardTerm(Part, Protocol):
     """(Batch) -> [R], added up with the weights of all terms."""
 
     @property
+    @abstractmethod
     def weight(self) -> float:
         """Factor of this term in the sum."""
         ...
 
+    @abstractmethod
     def __call__(self, batch: Batch) -> Tensor: ...
 
 
 class TokenReward(Part, Protocol):
     """(Batch) -> [N], reward earned at a token; all of them are added up, and to the rollout's reward."""
 
+    @abstractmethod
     def __call__(self, batch: Batch) -> Tensor: ...
 
 
@@ -131,6 +137,12 @@ class Advantage(Part, Protocol):
     With token rewards the column ``token_rewards`` says how much of them was earned where.
     """
 
+    @property
+    def smallest_group(self) -> int:
+        """Rollouts of a prompt that it takes to learn anything: 2 where they are compared."""
+        return 1
+
+    @abstractmethod
     def __call__(self, batch: Batch) -> Tensor: ...
 
 
@@ -144,9 +156,10 @@ class Observer(Part, Protocol):
 
     @property
     def policy(self) -> Policy:
-        """Whose entropies and log-probabilities it reads."""
-        ...
+        """Whose entropies and log-probabilities it reads: those of the old policy, unless it says so."""
+        return Policy.old
 
+    @abstractmethod
     def __call__(self, view: View) -> Tensor: ...
 
 
@@ -164,20 +177,24 @@ class TokenWeight(Observer, Protocol):
 class Minibatch(Part, Protocol):
     """(Batch) -> mini-batch of each rollout [R] int64; random numbers come from ``seed`` only."""
 
+    @abstractmethod
     def __call__(self, batch: Batch, *, num_minibatches: int, seed: int) -> Tensor: ...
 
 
 class Ratio(Part, Protocol):
     """(View) -> log ratio [n] of current to old policy."""
 
+    @abstractmethod
     def __call__(self, view: View) -> Tensor: ...
 
 
 class Surrogate(Part, Protocol):
     """(View, log_ratio [n]) -> objective [n], to be maximised."""
 
+    @abstractmethod
     def __call__(self, view: View, log_ratio: Tensor) -> Tensor: ...
 
+    @abstractmethod
     def clipped(self, view: View, log_ratio: Tensor) -> Tensor:
         """Tokens [n] bool whose ratio is limited here (the metric ``clip_fraction``)."""
         ...
@@ -186,59 +203,15 @@ class Surrogate(Part, Protocol):
 class Aggregate(Part, Protocol):
     """(View, objective [n]) -> scalar share of the mini-batch's objective."""
 
+    @abstractmethod
     def __call__(self, view: View, objective: Tensor) -> Tensor: ...
 
 
 class Regularizer(Part, Protocol):
     """(View) -> scalar share of a penalty, normalised by itself; sees every token, whatever its weight."""
 
+    @abstractmethod
     def __call__(self, view: View) -> Tensor: ...
-
-
-class Shape(StrEnum):
-    """Course of a schedule over the progress u in [0, 1], as a fraction of the way from start to end."""
-
-    constant = "constant"  # 0
-    linear = "linear"  # u
-    cosine = "cosine"  # (1 - cos(pi u)) / 2
-    power = "power"  # u ** power
-    cubic = "cubic"  # ((2 u - 1) ** 3 + 1) / 2: fast at both ends, slow in the middle
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """A field that moves from ``start`` to ``end`` over ``steps`` optimiser batches, and then stays.
-
-    ``path`` is the key of the field below ``method``, as in ``ratio.p``. Rising and falling forms of a
-    shape are told apart by start and end. Raises ValueError for steps below 1 or a power not above 0.
-    """
-
-    path: str
-    start: float
-    end: float
-    steps: int
-    shape: Shape = Shape.linear
-    power: float = 1.0  # of the shape power
-
-    def __post_init__(self) -> None:
-        if self.shape not in list(Shape):
-            raise ValueError(f"shape must be one of {', '.join(Shape)}, got {self.shape!r}")
-        if self.steps < 1 or self.power <= 0:
-            raise ValueError(
-                f"steps must be at least 1 and power above 0, got {self.steps} and {self.power:g}"
-            )
-
-    def value(self, step: int) -> float:
-        """The value during optimiser batch ``step``, counted from 0."""
-        u = min(1.0, step / self.steps)
-        ways: dict[Shape, float] = {
-            Shape.constant: 0.0,
-            Shape.linear: u,
-            Shape.cosine: (1 - math.cos(math.pi * u)) / 2,
-            Shape.power: u**self.power,
-            Shape.cubic: ((2 * u - 1) ** 3 + 1) / 2,
-        }
-        return self.start + (self.end - self.start) * ways[self.shape]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,22 +288,12 @@ def build_method(node: Mapping[str, Any]) -> Method:
     maps: dict[str, Any] = {
         slot: {name: build(part) for name, part in node.get(slot, {}).items()} for slot in MAP_SLOTS
     }
-    schedules = {name: _schedule(entry) for name, entry in node.get("schedules", {}).items()}
+    schedules = {name: build_schedule(entry) for name, entry in node.get("schedules", {}).items()}
     updates = node["updates_per_batch"]
     method = Method(name=node["name"], updates_per_batch=updates, schedules=schedules, **single, **maps)
     for schedule in schedules.values():
         at_step(at_step(method, 0), schedule.steps)
     return method
-
-
-def _schedule(entry: Mapping[str, Any]) -> Schedule:
-    try:
-        shape = Shape(entry.get("shape", Shape.linear))
-    except ValueError as error:
-        raise ValueError(
-            f"a schedule's shape must be one of {', '.join(Shape)}, got {entry['shape']!r}"
-        ) from error
-    return Schedule(**{**entry, "shape": shape})
 
 
 def at_step(method: Method, step: int) -> Method:

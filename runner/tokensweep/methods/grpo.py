@@ -77,6 +77,8 @@ class GroupNormalisedAdvantage(Advantage):
     ``sample_std``. Departure: verl leaves a lone rollout its raw reward, here it gets 0.
     """
 
+    smallest_group: ClassVar[int] = 2
+
     std: Std = Std.population
     eps: float = 1e-6
 

@@ -6,6 +6,7 @@ Source: Hu et al., arXiv:2501.03262 (``paper`` below); implementation read: verl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -75,6 +76,8 @@ class ReinforcePPBaselineAdvantage(Advantage):
     A group of equal rewards keeps ``a_i = 0`` before whitening, and after it with ``rollout``.
     Source: the paper, the variant with baseline; it leaves the unit open. Departure: none.
     """
+
+    smallest_group: ClassVar[int] = 2
 
     unit: Unit = Unit.token
     eps: float = 1e-8

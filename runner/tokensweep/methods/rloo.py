@@ -7,6 +7,7 @@ Source: Ahmadian et al., arXiv:2402.14740 (``paper`` below). Its KL to the refer
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class LeaveOneOutAdvantage(Advantage):
     rollout, gets exactly 0.
     Source: the paper, the RLOO estimator. Departure: a lone rollout has no others, here it gets 0.
     """
+
+    smallest_group: ClassVar[int] = 2
 
     def __call__(self, batch: Batch) -> Tensor:
         group = batch.prompt_of
