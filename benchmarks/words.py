@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from tokensweep.problems import Grade, Outcome, Problem
+from tokensweep.problems import Answered, Grade, Outcome, Problem
+from tokensweep.problems.protocol import grade_each
 from tokensweep.registry import component
 from tokensweep.seeds import derive_seed
 
@@ -38,6 +39,8 @@ class Words:
             id=f"words-{index}", prompt=" ".join(f"w{word}" for word in words.tolist()), answer=None
         )
 
+    answer_space = None
+
     def check(self) -> None:
         """Nothing can be wrong with it."""
 
@@ -53,6 +56,10 @@ class Words:
         """Correct when more than half of the words have an even number."""
         outcome = Outcome.correct if mostly_even(text) else Outcome.wrong
         return Grade(outcome=outcome, extracted=None, rule="even")
+
+    def grade_many(self, answers: Sequence[Answered]) -> list[Grade]:
+        """One after the other."""
+        return grade_each(self, answers)
 
 
 def mostly_even(text: str) -> bool:

@@ -110,7 +110,7 @@ def _hydra_app(arguments: Sequence[str]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         if full_error:
             raise
-        raise ValueError(explain(error, command=name)) from error
+        raise ValueError(explain(error, command=name, overrides=arguments[1:])) from error
 
 
 def _complete(arguments: Sequence[str]) -> None:

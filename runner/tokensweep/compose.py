@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -72,6 +73,12 @@ def freeze_run(overrides: Sequence[str]) -> Frozen:
     _check_stacking(overrides)
     frozen = resolve(compose_config(overrides))
     method = build_method(frozen["method"])
+    if frozen["batch"]["group_size"] < method.advantage.smallest_group:
+        raise ValueError(
+            f"batch.group_size must be at least {method.advantage.smallest_group} for the advantage "
+            f"{type(method.advantage).__name__}, which compares the rollouts of a prompt, got "
+            f"{frozen['batch']['group_size']}: raise it, or choose method/advantage=reinforce_pp"
+        )
     _check_overridden_keys(overrides, schedules=frozen["method"]["schedules"], inert=inert_keys(method))
     return frozen
 
@@ -215,16 +222,38 @@ def _check_overridden_keys(
             raise ValueError(f"{key} has no effect here: {inert[key.removeprefix('method.')]}")
 
 
-def explain(error: Exception, *, command: str) -> str:
-    """A composition error of Hydra or OmegaConf with the nearest key that exists and where to look."""
+def explain(error: Exception, *, command: str, overrides: Sequence[str] = ()) -> str:
+    """A composition error of Hydra or OmegaConf with the nearest key that exists and where to look.
+
+    ``overrides`` are those of the command: what they select decides which keys there are.
+    """
     text = str(error).replace("\n", "\n  ")
     match = re.search(r"Could not override '([^']+)'", text)
     if match is None:
-        return f"{text}\n  all keys and groups: tokensweep {command} --help"
-    known = sorted(_keys(OmegaConf.to_container(compose_config([], name=command), resolve=False)))
-    near = difflib.get_close_matches(match[1], known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the keys are in {conf_dir() / command}.yaml"
+        cause = str(error.__cause__ or "").strip().partition("\n")[0]
+        reason = f": {cause}" if cause and cause not in text else ""
+        return f"{text}{reason}\n  all keys and groups: tokensweep {command} --help"
+    known = _known_keys(match[1], command=command, overrides=overrides)
+    parent, _, name = match[1].rpartition(".")
+    names = [key.rpartition(".")[2] for key in known if parent and key.rpartition(".")[0] == parent]
+    near = [f"{parent}.{close}" for close in difflib.get_close_matches(name, names)]
+    near = near or ([] if names else difflib.get_close_matches(match[1], known))
+    hint = f"the keys are in {conf_dir() / command}.yaml"
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif names:
+        hint = f"{parent} has {', '.join(key for key in names if key != KIND)}."
     return f"no key or group {match[1]!r}: {hint} All of them: tokensweep {command} --help"
+
+
+def _known_keys(missing: str, *, command: str, overrides: Sequence[str]) -> list[str]:
+    """All keys of the config that the other overrides give, or of the default one."""
+    others = [text for text in overrides if "=" in text and text.lstrip("+~").partition("=")[0] != missing]
+    try:
+        composed = compose_config(others, name=command)
+    except (HydraException, OmegaConfBaseException):
+        composed = compose_config([], name=command)  # something else is wrong, too
+    return sorted(_keys(OmegaConf.to_container(composed, resolve=False)))
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:

@@ -65,7 +65,7 @@ def _explain(name: str, path: Path, console: Console) -> None:
     node = freeze_run([f"method={name}", "~scale"])["method"]
     method = build_method(node)
     console.print(Text(" ".join(header(path))))
-    updates = f"updates per batch: {node['updates_per_batch']}"
+    updates = f"updates per batch: {node['updates_per_batch']}{_scaled_updates()}"
     console.print(Text(f"\n{node['paper']}, evidence: {node['evidence']}, {updates}\n"))
     parts = dict(method.parts())
     for where in _slots(node):
@@ -75,7 +75,18 @@ def _explain(name: str, path: Path, console: Console) -> None:
         console.print(_indented(_first_line(parts[where])))
     console.print(Text(f"\nneeds {', '.join(sorted(method.needs()))}"))
     for key, reason in inert_keys(method).items():
-        console.print(Text(f"no effect as it stands: method.{key}: {reason}"))
+        console.print(Text(f"without a scale there is no effect of method.{key}: {reason}"))
+
+
+def _scaled_updates() -> str:
+    """The scales that set the number of updates themselves, whatever the preset says."""
+    found = {}
+    for path in sorted((conf_dir() / "scale").glob("*.yaml")):
+        number = (yaml.safe_load(path.read_text()).get("method") or {}).get("updates_per_batch")
+        if number is not None:
+            found[path.stem] = number
+    set_by = ", ".join(f"scale={name} sets {number}" for name, number in found.items())
+    return f" ({set_by}; ~scale leaves it)" if set_by else ""
 
 
 def _indented(text: str) -> Padding:

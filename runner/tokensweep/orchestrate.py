@@ -108,24 +108,27 @@ def dry_run(sweep: Sweep) -> None:
     """Print what a sweep would run, without writing anything."""
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     register_components()
     plan = make_plan(sweep)
     print_plan(plan, console)
     missing = {run.run_id for run in plan.missing()}
-    table = Table("setting", "arm", "seed", "run", "state", "overrides")
+    table = Table("setting", "arm", "seed", "run", "state", box=None, pad_edge=False)
+    arms: dict[str, list[str]] = {}
     for entry in track(plan.entries, console=console, transient=True):
         state = "to do" if entry["run_id"] in missing else "finished"
-        table.add_row(
-            entry["setting"],
-            entry["arm"],
-            str(entry["seed"]),
-            entry["run_id"],
-            state,
-            escape(" ".join(entry["overrides"])),  # data.exclude=[a] is no markup
-        )
+        row = (entry["setting"], entry["arm"], str(entry["seed"]), entry["run_id"], state)
+        table.add_row(*map(escape, row))
+        arms.setdefault(entry["arm"], entry["overrides"])
     console.print(table)
+    console.print()
+    common = set.intersection(*(set(overrides) for overrides in arms.values()))
+    for arm, overrides in arms.items():
+        own = [text for text in overrides if text not in common] or ["nothing but the rest below"]
+        console.print(Text.assemble((f"{arm}: ", "bold"), " ".join(own)), soft_wrap=True)
+    console.print(Text.assemble(("all: ", "bold"), " ".join(sorted(common))), soft_wrap=True)
 
 
 def regrade_sweep(store: Path, name: str, *, console: Console) -> None:

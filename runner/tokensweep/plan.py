@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokensweep.compose import Frozen, freeze_run
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from tokensweep.compose import Frozen, explain, freeze_run
 from tokensweep.files import write_json
 from tokensweep.identity import code_sha, digest, eval_id, identity_of, prompt_identity, read_json, run_id
 from tokensweep.ledger import read_run
@@ -108,10 +111,13 @@ def default_tracking_uri(store: Path) -> str:
 
 
 def _freeze(job: Job) -> Frozen:
+    where = f"\n  in the run: {' '.join(job.overrides)}"
     try:
         return freeze_run(job.overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error, command="train", overrides=job.overrides) + where) from error
     except ValueError as error:
-        raise ValueError(f"{error}\n  in the run: {' '.join(job.overrides)}") from error
+        raise ValueError(f"{error}{where}") from error
 
 
 class Contents:

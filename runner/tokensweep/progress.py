@@ -53,7 +53,7 @@ class Board:
         record = read_run(folder)
         self._bar.advance(self._task)
         label = self._labels.get(folder.name, folder.name)
-        seconds = f"{record.ended - record.started:.0f} s" if record.ended and record.started else ""
+        seconds = f"{record.seconds:.0f} s"
         if record.status == "finished":
             self._console.print(f"[green]done[/]   {label}  {seconds}")
         else:

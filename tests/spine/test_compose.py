@@ -9,6 +9,8 @@ from hydra.errors import HydraException
 
 from tokensweep.compose import explain, freeze_run, register_components
 from tokensweep.loss.method import build_method
+from tokensweep.plan import make_plan
+from tokensweep.sweepfile import adhoc_sweep
 
 register_components()
 
@@ -109,3 +111,31 @@ def test_a_piece_of_a_map_slot_can_be_dropped_and_added() -> None:
         ]
     )
     assert added["method"]["token_weights"]["low"]["side"] == "low"
+
+
+def test_the_error_for_an_unknown_field_lists_the_fields_that_there_are() -> None:
+    overrides = ["method=rloo", "method.token_rewards.kl.beta=1"]
+    with pytest.raises(HydraException) as caught:
+        freeze_run(overrides)
+    explained = explain(caught.value, command="train", overrides=overrides)
+    assert "method.token_rewards.kl has coef, estimator." in explained
+
+
+def test_the_error_for_a_wrong_choice_lists_the_choices() -> None:
+    with pytest.raises(HydraException) as caught:
+        freeze_run(["method=rloo", "method.token_rewards.kl.estimator=k9"])
+    assert "expected one of [k1, k2, k3]" in explain(caught.value, command="train")
+
+
+def test_a_group_of_one_is_refused_where_rollouts_are_compared() -> None:
+    with pytest.raises(
+        ValueError, match=r"batch\.group_size must be at least 2 for the advantage LeaveOneOut"
+    ):
+        freeze_run(["method=rloo", "batch.group_size=1"])
+    assert freeze_run(["method=reinforce_pp", "batch.group_size=1"])["batch"]["group_size"] == 1
+
+
+def test_a_plan_explains_what_hydra_cannot_merge() -> None:
+    sweep = adhoc_sweep([["method=rloo", "method.token_rewards.kl.beta=1"]], name="x", scale="tiny")
+    with pytest.raises(ValueError, match=r"no key or group 'method\.token_rewards\.kl\.beta'"):
+        make_plan(sweep)
