@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from tokensweep.sweepfile import Sweep
 
 _USAGE = """\
@@ -82,8 +84,8 @@ def _fail(message: str) -> None:
 def _hydra_app(arguments: Sequence[str]) -> None:
     """Hand over to Hydra, which reads ``sys.argv`` itself."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
     from tokensweep.compose import explain, register_components
@@ -93,15 +95,12 @@ def _hydra_app(arguments: Sequence[str]) -> None:
     register_components()
     sys.argv = [f"tokensweep {name}", *arguments[1:]]
 
+    evaluations: list[tuple[DictConfig, list[str]]] = []
+
     def task(config: DictConfig) -> None:
-        # Training goes through the launcher: only an evaluation comes here.
-        from hydra.core.hydra_config import HydraConfig
-        from rich.console import Console
-
-        from tokensweep.compose import resolve
-        from tokensweep.evaluation_job import evaluate_subject
-
-        evaluate_subject(resolve(config), overrides=HydraConfig.get().overrides.task, console=Console())
+        # Training goes through the launcher: only an evaluation comes here, and runs when Hydra is done,
+        # which would put a line of its own before every error.
+        evaluations.append((config, list(HydraConfig.get().overrides.task)))
 
     full_error = os.environ.setdefault("HYDRA_FULL_ERROR", "0") != "0"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, main() explains
@@ -111,6 +110,17 @@ def _hydra_app(arguments: Sequence[str]) -> None:
         if full_error:
             raise
         raise ValueError(explain(error, command=name, overrides=arguments[1:])) from error
+    for config, overrides in evaluations:
+        _evaluate(config, overrides)
+
+
+def _evaluate(config: DictConfig, overrides: Sequence[str]) -> None:
+    from rich.console import Console
+
+    from tokensweep.compose import resolve
+    from tokensweep.evaluation_job import evaluate_subject
+
+    evaluate_subject(resolve(config), overrides=overrides, console=Console())
 
 
 def _complete(arguments: Sequence[str]) -> None:

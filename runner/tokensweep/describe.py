@@ -90,7 +90,7 @@ def _scaled_updates() -> str:
 
 
 def _indented(text: str) -> Padding:
-    return Padding(Text(text), (0, 0, 0, 4))
+    return Padding(Text(text), (0, 0, 0, 4), expand=False)
 
 
 def _slots(node: Mapping[str, Any]) -> list[str]:

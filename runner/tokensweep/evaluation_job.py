@@ -103,6 +103,7 @@ def _model_subject(config: Frozen, contents: Contents, console: Console) -> _Sub
     model = build(config["model"])
     data = contents.source(config["data"])[0] if config["data"] else None
     revision = model.revision(data=data)
+    _quiet_transformers()
     with console.status("loading the model (built on first use)"):
         folder = model.materialise(data=data, cache=Path(config["store"]) / "models")
     name = f"{config['model'][KIND].rpartition('/')[2]}-{digest(revision)[:8]}"
@@ -115,6 +116,13 @@ def _model_subject(config: Frozen, contents: Contents, console: Console) -> _Sub
         chat=model.chat,
         config_hash=digest(config["model"])[:12],
     )
+
+
+def _quiet_transformers() -> None:
+    """No progress bars of loading and saving; ours counts samples."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def find_run(store: Path, name: str) -> Path:
@@ -133,14 +141,12 @@ def _evaluate_all(
 ) -> list[Any]:
     """The summaries of all suites; the model is loaded once."""
     import torch
-    from transformers.utils import logging
-
     from tokensweep.evaluate import EvalSpec, Subject, evaluate
     from tokensweep.models.policy import Policy
     from tokensweep.models.prompts import fitting, prompt_of
     from tokensweep.train.setup import device_of, encoder
 
-    logging.disable_progress_bar()  # transformers' own; ours counts samples
+    _quiet_transformers()
     torch.set_num_threads(config["compute"]["threads"])
     device = device_of(config["compute"]["device"])
     policy = Policy(subject.folder, dtype=getattr(torch, config["compute"]["dtype"]), device=device)
