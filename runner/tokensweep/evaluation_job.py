@@ -141,6 +141,7 @@ def _evaluate_all(
 ) -> list[Any]:
     """The summaries of all suites; the model is loaded once."""
     import torch
+
     from tokensweep.evaluate import EvalSpec, Subject, evaluate
     from tokensweep.models.policy import Policy
     from tokensweep.models.prompts import fitting, prompt_of
