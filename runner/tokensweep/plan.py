@@ -151,7 +151,7 @@ class Contents:
         if key not in self._remarks:
             source = self.source(config["data"])[0]
             suites = {name: self.source(node)[0] for name, node in nodes.items()}
-            refuse_overlap(source, suites)
+            refuse_overlap(source, suites, store=Path(config["store"]))
             self._remarks[key] = remarks_on(config, source, suites)
         return self._remarks[key]
 

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from tokensweep.compose import Frozen
+from tokensweep.data.catalogue import default_file
 from tokensweep.models.prompts import fitting, prompt_of
-from tokensweep.problems.checks import shared
 from tokensweep.problems.jsonl import JsonlProblems
+from tokensweep.problems.overlap import COMPARED, shared
 from tokensweep.problems.protocol import Problem, ProblemSource
 from tokensweep.registry import build
 
 _SHOWN = 3  # ids in a message
 
 
-def refuse_overlap(training: ProblemSource, suites: Mapping[str, ProblemSource]) -> None:
-    """Raise ValueError when a training file holds problems of an evaluation file, by their plain text.
+def refuse_overlap(training: ProblemSource, suites: Mapping[str, ProblemSource], *, store: Path) -> None:
+    """Raise ValueError when a training file holds problems of an evaluation file, see problems.overlap.
 
     Procedural tasks are not compared: the hash of a prompt keeps their splits apart.
     """
@@ -28,11 +29,19 @@ def refuse_overlap(training: ProblemSource, suites: Mapping[str, ProblemSource])
             continue
         both = shared(_problems(training), _problems(suite))
         if both:
+            exclude = ",".join(_typed(path, store) for path in (*training.exclude, suite.path))
             raise ValueError(
                 f"{training.name} would train on {len(both)} problems of the suite {name}: "
                 f"{', '.join(problem.id for problem in both[:_SHOWN])}. Drop them with "
-                f"'data.exclude=[{suite.path}]', which makes it a run of its own, or choose another suite"
+                f"'data.exclude=[{exclude}]', which makes it a run of its own, or choose another suite "
+                f"(compared: {COMPARED})"
             )
+
+
+def _typed(path: str, store: Path) -> str:
+    """A file as ``data.exclude`` takes it: by the set's name where the set is looked for by name."""
+    file = Path(path)
+    return file.stem if file == default_file(store, file.stem) else path
 
 
 def overlap_remark(training: Mapping[str, Any], name: str, suite: ProblemSource) -> str:
@@ -44,12 +53,12 @@ def overlap_remark(training: Mapping[str, Any], name: str, suite: ProblemSource)
     if not (isinstance(source, JsonlProblems) and isinstance(suite, JsonlProblems)):
         return ""
     try:
-        both = shared(_problems(source), _problems(suite))
+        seen = shared(_problems(suite), _problems(source))
     except (ValueError, OSError):
         return (
             f"{name}: unknown whether the run trained on its problems, as {source.path} is not there any more"
         )
-    return f"{name}: the run trained on {len(both)} of its {len(suite)} problems" if both else ""
+    return f"{name}: the run trained on {len(seen)} of its {len(suite)} problems" if seen else ""
 
 
 def _problems(source: ProblemSource) -> Iterator[Problem]:
@@ -65,6 +74,8 @@ def remarks_on(config: Frozen, source: ProblemSource, suites: Mapping[str, Probl
     if isinstance(source, JsonlProblems) and source.num_excluded:
         total = len(source.whole_file())
         found.append(f"{source.name}: {source.num_excluded} of {total} problems dropped by data.exclude")
+    if isinstance(source, JsonlProblems) and (repeats := source.num_like_held_out):
+        found.append(f"{source.name}: {repeats} problems dropped, as they repeat held-out ones")
     prompt, model = prompt_of(config), build(config["model"])
     folder = None
     if prompt.max_tokens is not None:

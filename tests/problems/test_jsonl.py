@@ -92,6 +92,12 @@ def test_excluded_problems_are_dropped_whatever_their_ids_and_spelling(tmp_path:
         len(JsonlProblems(path=path, exclude=("/none",)))
 
 
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "set.jsonl").write_bytes(b"\x1f\x8b\x08")
+    with pytest.raises(ValueError, match=r"set\.jsonl must be text in UTF-8, but byte 1 is not"):
+        len(JsonlProblems(path=str(tmp_path / "set.jsonl")))
+
+
 def test_a_source_without_a_file_says_how_to_give_one() -> None:
     with pytest.raises(ValueError, match=r"gsm8k has no file: give data\.path=FILE"):
         JsonlProblems(name="gsm8k").check()

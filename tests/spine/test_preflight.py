@@ -70,9 +70,39 @@ def test_a_file_that_is_not_the_benchmark_is_refused_at_plan_time(store: Path) -
 def test_training_on_problems_of_an_evaluation_is_refused_with_the_first_ids(store: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"gsm8k would train on 2 problems of the suite aime25: gsm8k-38, gsm8k-39\. Drop them",
+        match=r"gsm8k would train on 2 problems of the suite aime25: gsm8k-38, gsm8k-39\. Drop them with "
+        r"'data\.exclude=\[aime25\]', .*\(compared: letters and digits",
     ):
         planned(store)
+
+
+def test_the_exclusion_that_is_advised_keeps_what_is_excluded_and_names_other_files(store: Path) -> None:
+    (store / "data" / "aime25.jsonl").rename(store / "mine.jsonl")
+    write(store / "data" / "math500.jsonl", ["How much is 1 + 1?"])
+    advice = rf"'data\.exclude=\[math500,{store}/mine\.jsonl\]'"
+    with pytest.raises(ValueError, match=advice):
+        planned(store, f"eval.path={store / 'mine.jsonl'}", "data.exclude=[math500]")
+
+
+def test_problems_of_an_evaluation_are_found_where_an_instruction_was_added(store: Path) -> None:
+    texts = [f"A farmer has {i} sheep, buys {i + 1} and sells 3 of them. How many has he?" for i in range(30)]
+    suffix = r" Please reason step by step, and put your final answer within \boxed{}."
+    write(store / "data" / "aime25.jsonl", texts)
+    write(store / "data" / "gsm8k.jsonl", ["How much is 1 + 1?", *(text + suffix for text in texts)])
+    with pytest.raises(ValueError, match="gsm8k would train on 30 problems of the suite aime25"):
+        planned(store)
+    plan = planned(store, "data.exclude=[aime25]")
+    assert "gsm8k: 30 of 31 problems dropped by data.exclude" in plan.remarks()
+
+
+def test_a_problem_that_repeats_a_held_out_one_is_not_trained_on_and_counted(store: Path) -> None:
+    farm = "A farmer has 3 sheep, buys 4 and sells 3 of them. How many has he?"
+    write(store / "data" / "gsm8k.jsonl", [farm, "How much is 1 + 1?", f"{farm} Think.", farm.lower()])
+    plan = planned(store, "data.held_out=1", "eval.held_out=1", suite=("~eval",))
+    training = build(plan.runs[0].config["data"])
+    # One of the three is held out, by the hash of its id; the other two go.
+    assert [training[index].id for index in range(len(training))] == ["gsm8k-1"]
+    assert "gsm8k: 2 problems dropped, as they repeat held-out ones" in plan.remarks()
 
 
 def test_an_evaluation_of_a_trained_run_says_what_the_run_has_seen(store: Path) -> None:

@@ -15,8 +15,9 @@ from tokensweep.compose import register_components
 from tokensweep.data.catalogue import default_file, is_benchmark, known_sets
 from tokensweep.data.fetch import Download, fetch, from_hub
 from tokensweep.paths import default_store
-from tokensweep.problems.checks import describe_answers, findings, shared
+from tokensweep.problems.checks import describe_answers, findings
 from tokensweep.problems.jsonl import JsonlProblems
+from tokensweep.problems.overlap import COMPARED, shared
 from tokensweep.problems.protocol import Problem
 
 _DESCRIPTION = """\
@@ -207,5 +208,7 @@ def _show_overlaps(sets: Sequence[_Set], console: Console) -> int:
             ids = ", ".join(problem.id for problem in both[:3])
             console.print(f"{a.name} and {b.name} share {len(both)} problems: {ids}", highlight=False)
     if pairs and not bad:
-        console.print(f"no problem is shared in {len(pairs)} pairs of training and evaluation files")
+        console.print(f"no copy found in {len(pairs)} pairs of training and evaluation files")
+    if pairs:
+        console.print(f"compared: {COMPARED}; reworded problems are not found", highlight=False)
     return bad

@@ -44,7 +44,16 @@ class Expected:
 
 def plain_text(problem: str) -> str:
     """The text of a problem that two mirrors of it share."""
-    return _UNSEEN.sub("", _FRACTION.sub(r"\\frac", unicodedata.normalize("NFKC", problem)))
+    return _spelled(problem, between="")
+
+
+def normalized(problem: str) -> str:
+    """:func:`plain_text` with a space for everything that mirrors differ in, so that words stay apart."""
+    return _spelled(problem, between=" ")
+
+
+def _spelled(problem: str, *, between: str) -> str:
+    return _UNSEEN.sub(between, _FRACTION.sub(r"\\frac", unicodedata.normalize("NFKC", problem)))
 
 
 def plain_answer(answer: str) -> str:
@@ -101,12 +110,6 @@ def _repeated(problems: Sequence[Problem]) -> Iterator[str]:
             pairs.append(f"{problem.id} and {known}")
     if pairs:
         yield f"must have each problem once, got {len(pairs)} repeated: {', '.join(pairs[:_SHOWN])}"
-
-
-def shared(problems: Iterable[Problem], others: Iterable[Problem]) -> list[Problem]:
-    """Those of ``problems`` that are among ``others`` too, by their plain text."""
-    known = {plain_text(problem.prompt) for problem in others}
-    return [problem for problem in problems if plain_text(problem.prompt) in known]
 
 
 def describe_answers(problems: Iterable[Problem]) -> str:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tokensweep.problems.checks import AnswerForm, Expected, findings, plain_text
+from tokensweep.problems.checks import AnswerForm, Expected, findings
 from tokensweep.problems.dates import check_day
 from tokensweep.problems.grading import GRADER, check_golds, grade_answers
+from tokensweep.problems.overlap import shared
 from tokensweep.problems.procedural import Split
 from tokensweep.problems.protocol import Answered, Grade, Problem
 from tokensweep.registry import component
@@ -115,7 +116,13 @@ class JsonlProblems:
     @property
     def num_excluded(self) -> int:
         """Problems of the file that :attr:`exclude` drops."""
-        return len(self.whole_file()) - len(_not_excluded(self.whole_file(), self._excluded()))
+        return len(self.whole_file()) - len(_not_excluded(_version(_file(self)), self._excluded()))
+
+    @property
+    def num_like_held_out(self) -> int:
+        """Problems that are not trained on because they repeat a held-out one, see problems.overlap."""
+        apart = replace(self, split=Split.train, size=None)
+        return len(self.whole_file()) - self.num_excluded - self.held_out - len(apart)
 
     def content_hash(self) -> str:
         """SHA-256 over instruction and rows in order; neither path nor extra columns nor the grader count."""
@@ -162,22 +169,31 @@ def _version(file: Path) -> _Version:
 def _of_split(
     source: JsonlProblems, version: _Version, excluded: tuple[_Version, ...]
 ) -> tuple[Problem, ...]:
-    """The problems of the source's split in file order."""
-    problems = _not_excluded(_read(*version), excluded)
+    """The problems of the source's split in file order; none is trained on that repeats a held-out one."""
+    problems = _not_excluded(version, excluded)
     if source.held_out >= len(problems):
         raise ValueError(
             f"{source.name}: held_out must leave some to train on, got {source.held_out} of {len(problems)}"
         )
     ordered = sorted(problems, key=lambda problem: hashlib.sha256(problem.id.encode()).digest())
     test = {problem.id for problem in ordered[: source.held_out]}
-    wanted = [problem for problem in problems if (problem.id in test) == (source.split is Split.test)]
-    return tuple(wanted[: source.size])
+    held_out = tuple(problem for problem in problems if problem.id in test)
+    if source.split is Split.test:
+        return held_out[: source.size]
+    rest = tuple(problem for problem in problems if problem.id not in test)
+    return _without(rest, held_out)[: source.size]
 
 
-def _not_excluded(problems: tuple[Problem, ...], excluded: tuple[_Version, ...]) -> tuple[Problem, ...]:
-    """The problems whose text is in none of the excluded files."""
-    texts = {plain_text(problem.prompt) for version in excluded for problem in _read(*version)}
-    return tuple(p for p in problems if plain_text(p.prompt) not in texts) if texts else problems
+@lru_cache(maxsize=16)
+def _not_excluded(version: _Version, excluded: tuple[_Version, ...]) -> tuple[Problem, ...]:
+    """The problems of a file that are in none of the excluded files."""
+    return _without(_read(*version), [problem for other in excluded for problem in _read(*other)])
+
+
+def _without(problems: tuple[Problem, ...], others: Sequence[Problem]) -> tuple[Problem, ...]:
+    """The problems that are not among the others."""
+    same = {problem.id for problem in shared(problems, others)} if others else set()
+    return tuple(problem for problem in problems if problem.id not in same) if same else problems
 
 
 def _file(source: JsonlProblems) -> Path:
@@ -200,7 +216,13 @@ def _file(source: JsonlProblems) -> Path:
 def _read(file: Path, size: int, changed: int) -> tuple[Problem, ...]:
     """The rows; size and time of change only key the cache."""
     found: dict[str, Problem] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file} must be text in UTF-8, but byte {error.start} is not: is it compressed, or not JSONL?"
+        ) from None
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         problem = _problem(line, where=f"{file} line {number}")
