@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from tokensweep.paths import conf_dir, extension_dirs
 from tokensweep.problems.jsonl import JsonlProblems
-from tokensweep.registry import build
+from tokensweep.registry import build, components
 
 
 def known_sets() -> dict[str, JsonlProblems]:
@@ -29,6 +29,11 @@ def known_sets() -> dict[str, JsonlProblems]:
 def is_benchmark(name: str) -> bool:
     """Whether a set is for evaluation: then the group ``eval`` has an option of that name."""
     return any((folder / "eval" / f"{name}.yaml").is_file() for folder in _conf_dirs())
+
+
+def is_procedural(name: str) -> bool:
+    """Whether ``data=NAME`` makes its problems and reads no file."""
+    return components("data").get(name, JsonlProblems) is not JsonlProblems
 
 
 def default_file(store: Path, name: str) -> Path:

@@ -34,13 +34,17 @@ def grade_answers(answers: Sequence[Answered]) -> list[Grade]:
 
 def check_golds(problems: Sequence[Problem], *, where: str) -> None:
     """Raise ValueError for the first problem whose reference answer does not verify against itself."""
+    for problem, reason in unreadable_golds(problems):
+        raise ValueError(
+            f"{where}: the answer of {problem.id!r} must verify against itself, but {problem.answer!r} "
+            f"does not ({reason}): write it as LaTeX, or drop the problem"
+        )
+
+
+def unreadable_golds(problems: Sequence[Problem]) -> list[tuple[Problem, str]]:
+    """The problems whose reference answer does not verify against itself, each with the reason."""
     unreadable = verifier().unreadable([_gold(problem) for problem in problems])
-    for problem in problems:
-        if problem.answer in unreadable:
-            raise ValueError(
-                f"{where}: the answer of {problem.id!r} must verify against itself, but {problem.answer!r} "
-                f"does not ({unreadable[problem.answer]}): write it as LaTeX, or drop the problem"
-            )
+    return [(problem, unreadable[_gold(problem)]) for problem in problems if _gold(problem) in unreadable]
 
 
 def _gold(problem: Problem) -> str:
