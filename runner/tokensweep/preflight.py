@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokensweep.compose import Frozen
 from tokensweep.data.catalogue import default_file
-from tokensweep.models.prompts import fitting, prompt_of
+from tokensweep.models.prompts import ModelPrompt, fitting, prompt_of
 from tokensweep.problems.jsonl import JsonlProblems
 from tokensweep.problems.overlap import COMPARED, shared
 from tokensweep.problems.protocol import Problem, ProblemSource
@@ -66,9 +67,11 @@ def _problems(source: ProblemSource) -> Iterator[Problem]:
 
 
 def remarks_on(config: Frozen, source: ProblemSource, suites: Mapping[str, ProblemSource]) -> tuple[str, ...]:
-    """Problems left out, a sentence each. Raises ValueError for a prompt above the limit that is refused.
+    """Problems left out, a sentence each.
 
-    Prompts are counted where the model's tokenizer is at hand; elsewhere by the run before its first step.
+    Raises ValueError for a prompt above the limit that is refused, and for a template that the tokenizer
+    cannot put into tokens. Prompts are tried and counted where the model's tokenizer is at hand; elsewhere
+    by the run before its first step.
     """
     found = []
     if isinstance(source, JsonlProblems) and source.num_excluded:
@@ -77,23 +80,18 @@ def remarks_on(config: Frozen, source: ProblemSource, suites: Mapping[str, Probl
     if isinstance(source, JsonlProblems) and (repeats := source.num_like_held_out):
         found.append(f"{source.name}: {repeats} problems dropped, as they repeat held-out ones")
     prompt, model = prompt_of(config), build(config["model"])
-    folder = None
-    if prompt.max_tokens is not None:
-        folder = model.tokenizer_folder(data=source, cache=Path(config["store"]) / "models")
-    if folder is None:
+    tokenizer = None
+    if prompt != ModelPrompt():  # the default is what the model was made for, and a plan is quicker without
+        tokenizer = model.tokenizer(data=source, cache=Path(config["store"]) / "models")
+    if tokenizer is None:
         return tuple(found)
-    tokenizer = _tokenizer(folder)
+    encode = partial(prompt.encode, tokenizer, chat=model.chat)
     for each in (source, *suites.values()):
-        kept = len(fitting(prompt, each, lambda text: prompt.encode(tokenizer, text, chat=model.chat)))
+        encode(each.prompt_text(each[0]))
+        kept = len(fitting(prompt, each, encode))
         if kept < len(each):
             found.append(
                 f"{each.name}: {len(each) - kept} of {len(each)} problems dropped, "
                 f"longer than prompt.max_tokens={prompt.max_tokens}"
             )
     return tuple(dict.fromkeys(found))
-
-
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder)

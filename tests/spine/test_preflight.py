@@ -190,6 +190,22 @@ def test_evaluations_of_different_prompts_are_never_compared() -> None:
     assert len(hashes) == 2
 
 
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (
+            "r1_zero",
+            "the tokenizer has no token for some character of 'A conversation .*choose another prompt",
+        ),
+        ("chat", "the tokenizer has no chat template: choose prompt=base"),
+    ],
+)
+def test_a_prompt_that_the_model_cannot_read_is_refused_at_plan_time(prompt: str, message: str) -> None:
+    words = ["model=tiny", "data=ops", "data.size=64", "eval.held_out=4", f"prompt={prompt}"]
+    with pytest.raises(ValueError, match=message):
+        make_plan(adhoc_sweep([words], name="x", scale="tiny"))
+
+
 def test_long_prompts_are_refused_or_counted_where_the_tokenizer_is_at_hand(tmp_path: Path) -> None:
     # "1A2B3C4D5=" has 2 * steps + 2 = 10 characters, and a character is a token.
     words = [
@@ -198,8 +214,6 @@ def test_long_prompts_are_refused_or_counted_where_the_tokenizer_is_at_hand(tmp_
         f"store={tmp_path}",
         *(f"model.{k}={v}" for k, v in _MODEL.items()),
     ]
-    frozen = freeze_run(words)
-    build(frozen["model"]).materialise(data=build(frozen["data"]), cache=tmp_path / "models")
     for limit, message in (
         (9, "ops-train-0 has 10 tokens, prompt.max_tokens is 9"),
         (0, "at least 1, got 0"),

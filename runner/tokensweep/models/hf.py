@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tokensweep.models.protocol import Progress
-from tokensweep.models.store import check_folder
+from tokensweep.models.store import check_folder, load_tokenizer
 from tokensweep.problems.dates import check_day
 from tokensweep.problems.protocol import ProblemSource
 from tokensweep.registry import component
@@ -41,12 +41,12 @@ class HfModel:
             return f"hf-{_folder_hash(self._check_folder())}"
         return f"{self.path}@{self._check_hub()}"
 
-    def tokenizer_folder(self, *, data: ProblemSource | None, cache: Path) -> Path | None:
-        """The folder itself, or what was downloaded of the repository before."""
+    def tokenizer(self, *, data: ProblemSource | None, cache: Path) -> Any | None:
+        """The one of the folder, or of what was downloaded of the repository before."""
         if self._is_folder():
-            return self._check_folder()
+            return load_tokenizer(self._check_folder())
         target = self._target(cache)
-        return target if (target / "tokenizer.json").is_file() else None
+        return load_tokenizer(target) if (target / "tokenizer.json").is_file() else None
 
     def materialise(
         self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None

@@ -163,5 +163,8 @@ def _encode(tokenizer: Any, text: str, *, chat: bool) -> list[int]:
     except Exception as error:  # tokenizers raises a bare Exception for a character without a token
         if "UNK" not in str(error):
             raise
-        raise ValueError(f"the tokenizer has no token for some character of {text!r}") from error
+        raise ValueError(
+            f"the tokenizer has no token for some character of {text!r}: "
+            "choose another prompt (prompt=model adds nothing), or a model that reads text"
+        ) from error
     return ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from tokensweep.problems.protocol import ProblemSource
 
@@ -24,8 +24,8 @@ class ModelSource(Protocol):
         """Identity of the weights that ``materialise`` gives, without building them."""
         ...
 
-    def tokenizer_folder(self, *, data: ProblemSource | None, cache: Path) -> Path | None:
-        """A folder with the tokenizer if there is one already: nothing is built or fetched."""
+    def tokenizer(self, *, data: ProblemSource | None, cache: Path) -> Any | None:
+        """The tokenizer, or None where something would have to be built or fetched for it."""
         ...
 
     def materialise(

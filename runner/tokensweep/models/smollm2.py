@@ -7,10 +7,10 @@ import importlib.util
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tokensweep.models.protocol import Progress
-from tokensweep.models.store import build_once, folder_or_none
+from tokensweep.models.store import build_once, load_tokenizer
 from tokensweep.problems.protocol import ProblemSource
 from tokensweep.registry import component
 
@@ -44,9 +44,10 @@ class SmolLm2Model:
         except importlib.metadata.PackageNotFoundError:
             raise ValueError(_EXTRA) from None
 
-    def tokenizer_folder(self, *, data: ProblemSource | None, cache: Path) -> Path | None:
-        """The folder in ``cache`` if it was built before."""
-        return folder_or_none(cache / self.revision(data=data))
+    def tokenizer(self, *, data: ProblemSource | None, cache: Path) -> Any | None:
+        """The one of the folder in ``cache`` if that was built before."""
+        folder = cache / self.revision(data=data)
+        return load_tokenizer(folder) if folder.is_dir() else None
 
     def materialise(
         self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None

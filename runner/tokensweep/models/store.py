@@ -16,9 +16,11 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def folder_or_none(folder: Path) -> Path | None:
-    """The folder if it is there."""
-    return folder if folder.is_dir() else None
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model's folder."""
+    from transformers import AutoTokenizer  # slow to import, and not needed by every plan
+
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def build_once(target: Path, write: Callable[[Path], None]) -> Path:

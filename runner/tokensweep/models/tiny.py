@@ -12,7 +12,7 @@ from typing import Any
 
 from tokensweep.models.characters import EOS, PAD, VOCABULARY, character_tokenizer
 from tokensweep.models.protocol import Progress
-from tokensweep.models.store import build_once, fingerprint, folder_or_none
+from tokensweep.models.store import build_once, fingerprint
 from tokensweep.problems.protocol import Demonstrated, ProblemSource
 from tokensweep.registry import component
 
@@ -52,9 +52,9 @@ class TinyModel:
         """Identity by recipe, as the weights do not exist yet: fields, data and the version of the code."""
         return f"tiny-{fingerprint(_RECIPE, asdict(self), _demonstrated(data).content_hash())}"
 
-    def tokenizer_folder(self, *, data: ProblemSource | None, cache: Path) -> Path | None:
-        """The folder in ``cache`` if it was built before."""
-        return folder_or_none(cache / self.revision(data=data))
+    def tokenizer(self, *, data: ProblemSource | None, cache: Path) -> Any:
+        """The one of single characters, whether the model was built or not."""
+        return character_tokenizer()
 
     def materialise(
         self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None
