@@ -31,7 +31,7 @@ def same(one: str, other: str) -> bool:
         "Question:" + ALICE.removesuffix("?") + "\nAnswer:",
         ALICE.replace("$", ""),
         ALICE.removesuffix("?"),
-        ALICE.upper().replace(r"\DFRAC", r"\frac"),
+        ALICE.upper(),
         ALICE.replace("$1,000$", r"\(1\,000\)").replace(" ", "\n"),
         ALICE.replace("Bob", r"\text{Bob}"),
     ],

@@ -13,7 +13,6 @@ differ in nothing but signs count as the same.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -45,16 +44,20 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Index:
-    """Long texts by their first :data:`MIN_LENGTH` characters, and short ones."""
+    """Long texts by their first :data:`MIN_LENGTH` characters and their length, and short ones.
 
-    long: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    By length, because all texts of a set may begin with the same instruction.
+    """
+
+    long: dict[str, dict[int, set[str]]] = field(default_factory=dict)
     short: set[str] = field(default_factory=set)
 
     def add(self, text: _Text | str) -> None:
         if isinstance(text, str):
             self.short.add(text)
         else:
-            self.long[text.letters[:MIN_LENGTH]].add(text.letters)
+            alike = self.long.setdefault(text.letters[:MIN_LENGTH], {})
+            alike.setdefault(len(text.letters), set()).add(text.letters)
 
     def within(self, text: _Text | str) -> Iterator[str]:
         """Indexed texts that are equal to this one or a part of it."""
@@ -63,9 +66,9 @@ class _Index:
                 yield text
             return
         for start in text.starts:
-            for letters in self.long.get(text.letters[start : start + MIN_LENGTH], ()):
-                if start + len(letters) in text.ends and text.letters.startswith(letters, start):
-                    yield letters
+            for length, alike in self.long.get(text.letters[start : start + MIN_LENGTH], {}).items():
+                if start + length in text.ends and (part := text.letters[start : start + length]) in alike:
+                    yield part
 
 
 def shared(problems: Iterable[Problem], others: Iterable[Problem]) -> list[Problem]:
@@ -87,9 +90,9 @@ def _letters(text: _Text | str) -> str:
 
 def _text(problem: str) -> _Text | str:
     """What is compared of a problem; of a short one its plain text."""
-    spelled = _IN_NUMBER.sub("", _STYLE.sub(" ", normalized(problem)))
-    words = _WORD.findall(spelled.casefold())
+    folded = problem.casefold()  # before, for commands in capitals; and after, as normalising makes letters
+    words = _WORD.findall(_IN_NUMBER.sub("", _STYLE.sub(" ", normalized(folded))).casefold())
     ends = tuple(accumulate(map(len, words)))
     if not ends or ends[-1] < MIN_LENGTH:
-        return plain_text(problem).casefold().rstrip(".?!:;,。")
+        return plain_text(folded).casefold().rstrip(".?!:;,。")
     return _Text("".join(words), (0, *ends[:-1]), frozenset(ends))
