@@ -27,9 +27,7 @@ COMPARED = (
 )
 
 _WORD = re.compile(r"[^\W_]+")
-_IN_NUMBER = re.compile(
-    r"(?<=\d)(?:[.,]|\{,\})(?=\d)"
-)  # 2.5 and 1,000 are words: "is 2" is no part of "is 2.5"
+_IN_NUMBER = re.compile(r"(?<=\d)(?:[.,]|\{,\})(?=\d)")  # so that "it is 2" is no part of "it is 2.5"
 _STYLE = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|emph|mbox|operatorname)(?![a-zA-Z])")
 
 
