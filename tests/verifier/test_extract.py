@@ -42,6 +42,113 @@ def test_without_a_box_the_last_number_is_the_answer(text: str, answer: str) -> 
     assert extract(text, finished=True) == (answer, "last_number")
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("the answer is −7", "-7"),  # U+2212
+        ("equals –7", "-7"),  # en dash
+        ("a loss of -$5", "-5"),
+        (r"The final answer is $\frac{3}{4}$.", r"\frac{3}{4}"),
+        (r"x = -\dfrac{3}{4}", r"-\dfrac{3}{4}"),
+        ("Answer: 3/4", "3/4"),
+        ("it takes 3 1/2 hours", "3 1/2"),
+        ("1.5e3", "1.5e3"),
+        (r"about $3 \times 10^{8}$ m/s", r"3 \times 10^{8}"),
+    ],
+)
+def test_a_number_is_read_with_its_sign_as_the_fraction_or_power_of_ten_that_it_is(
+    text: str, answer: str
+) -> None:
+    assert extract(text, finished=True) == (answer, "last_number")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"Answer: 2\sqrt{3}",
+        r"\frac{\sqrt{3}}{2}",
+        r"$\frac{x}{4}$",
+        "10^{6}",
+        "x_{2}",
+        "101_2",
+        "2x",
+        "2 x",
+        r"2\pi",
+        "f(3)",
+        "(3, 4)",
+        "(x, 4)",
+        "[0, 4)",
+        "3, 4",
+        "3 and 4",
+        "2 + 4",
+        "10 -4",
+        "x-4",
+        "2 * x * 4",
+        "3:4",
+        "x > 4",
+        r"x \le 4",
+        "|-4|",
+        "4!",
+        r"0.44\ldots",
+        "4 million",
+        "3 4",
+        "8/4/2",
+    ],
+)
+def test_a_number_that_is_part_of_something_else_is_no_answer(text: str) -> None:
+    assert extract(f"It was 4. So: {text}", finished=True) == (None, "none")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "costs $18.",
+        r"costs \$18",
+        "18 dollars",
+        "#### 18",
+        "= 18 km",
+        "= 18km",
+        "18 cm^2",
+        r"$18\text{ cm}^2$",
+        "18 m",
+        "18 m²",
+        "18 km/h",
+        "$18/hour",
+        "18%",
+        r"18^\circ",
+        "$18$.",
+        r"\(x = 18\)",
+        r"\[x = 18\]",
+        r"\approx 18",
+        "**18**",
+        "**Answer:** 18",
+        "<b>18</b>",
+        "the 18th",
+        "eighteen (18)",
+        "18 (eighteen)",
+        "x = 18 = y",
+        "=> 18",
+        "$18 a day",
+        "an 18-year-old",
+        "18 - which is it",
+        "1. 18",
+        "3\n18",
+        "答案是18",
+    ],
+)
+def test_units_currency_and_markup_may_stand_around_the_number(text: str) -> None:
+    assert extract(text, finished=True) == ("18", "last_number")
+
+
+@pytest.mark.parametrize(
+    "junk", ["1 ", "1/", "1,", "<a", "<answer>", "*1", "{", "(1,", "-", r"\text{", "1", " "]
+)
+def test_reading_is_quick_on_junk(junk: str) -> None:
+    start = time.process_time()
+    extract("7" + junk * (100_000 // len(junk)) + "7 x", finished=True)
+    assert time.process_time() - start < 2
+
+
 def test_the_last_number_of_a_text_that_was_cut_off_is_no_answer() -> None:
     assert extract("we add 3 and 4", finished=False) == (None, "none")
 

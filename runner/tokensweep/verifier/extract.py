@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import re
 
+from tokensweep.verifier.last_number import last_number
+
 LONGEST = 2000  # characters of an extracted answer; a longer one is no answer
 
 _THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:(?:,|\{,\})\d{3})*(?:\.\d+)?")
 
 
 def extract(text: str, *, finished: bool) -> tuple[str | None, str]:
     """The answer in ``text`` with the rule that found it; (None, "none") where there is none.
 
     It is the last box whose braces balance and that is not empty, else the last number of a text that ended
-    by itself. Only what follows the last closed thought counts, and nothing while a thought is open: a model
+    by itself (see :func:`last_number`). Only what follows the last closed thought counts, and nothing while a thought is open: a model
     that boxes guesses while it thinks has not answered. Nor has one that boxes more than 2,000 characters.
     """
     visible = after_thinking(text)
     boxed = last_boxed(visible)
     if boxed is not None:
         return (boxed, "boxed") if len(boxed) <= LONGEST else (None, "none")
-    numbers = [number for number in _NUMBER.findall(visible) if len(number) <= LONGEST] if finished else []
-    return (numbers[-1], "last_number") if numbers else (None, "none")
+    number = last_number(visible) if finished else None
+    return (number, "last_number") if number and len(number) <= LONGEST else (None, "none")
 
 
 def last_boxed(text: str) -> str | None:

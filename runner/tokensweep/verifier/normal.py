@@ -28,12 +28,12 @@ _MIXED = re.compile(r"(?<![\w.}])(\d+) +(\d+)/(\d+)(?![\w.])")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
 _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _INTEGER = re.compile(r"([-+]?)(\d+|\d{1,3}(?:,\d{3})+)(?:\.0*)?")
-_UNITS = (  # without \text only names of several letters: a single letter is a variable
+UNITS = (  # without \text only names of several letters: a single letter is a variable
     r"(?:(?:square|sq\.?|cubic|cu\.?)\s*)?(?:mm|cm|dm|km|inch(?:es)?|in|feet|foot|ft|yards?|miles?|mi"
     r"|(?:centi|milli|kilo)?met(?:er|re)s?|grams?|kg|mg|pounds?|lbs?|ounces?|oz|hours?|hrs?|minutes?|mins?"
     r"|seconds?|secs?|days?|weeks?|months?|years?|mph|km/h|m/s|ml|units?|degrees?|dollars?|cents?|liters?|litres?)"
 )
-_UNIT = re.compile(rf"(?<=[\d}}\s])\s*{_UNITS}(?:\s*\^\s*\{{?[23]\}}?)?$", re.IGNORECASE)
+_UNIT = re.compile(rf"(?<=[\d}}\s])\s*{UNITS}(?:\s*\^\s*\{{?[23]\}}?)?$", re.IGNORECASE)
 _TEXT_UNIT = re.compile(
     r"(?<=[\d})\s])\s*\\(?:text|mathrm|mbox|textrm)\s*\{(?!\s*[ie]\s*\}|[^{}]*\b(?:and|or)\b)[A-Za-z ./()]*\}"
     r"(?:\s*\^\s*\{?[23]\}?)?$"
