@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
         ("grader", pa.string()),  # name and version
         ("grader_status", pa.string()),  # ok, or what kept the grader from deciding
         ("latency_s", pa.float64()),
-        ("text", pa.string()),
+        ("text", pa.string()),  # as it is graded: with the <think> that its prompt ended with
     ]
 )
 NULLABLE = frozenset({"arm", "seed", "step", "extracted", "extract_rule", "latency_s"})

@@ -18,7 +18,7 @@ import pandas as pd
 from tokensweep.files import write_json
 from tokensweep.identity import digest
 from tokensweep.models.policy import Policy
-from tokensweep.models.prompts import Encode
+from tokensweep.models.prompts import Encode, answer_text
 from tokensweep.problems import Answered, Grade, Problem, ProblemSource
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
 from tokensweep.seeds import derive_seed
@@ -234,8 +234,10 @@ class _RowMaker:
     def seed(self, problem: Problem, sample: int) -> int:
         return derive_seed(self.spec.seed, "evaluate", self.spec.suite, problem.id, sample)
 
-    def answered(self, problem: Problem, rollout: Rollout) -> Answered:
-        text = self.policy.decode(rollout.completion_ids)
+    def answered(self, problem: Problem, request: Request, rollout: Rollout) -> Answered:
+        text = answer_text(
+            self.policy.decode, prompt_ids=request.prompt_ids, completion_ids=rollout.completion_ids
+        )
         return Answered(problem=problem, text=text, finish_reason=rollout.finish_reason)
 
     def row(
@@ -293,7 +295,8 @@ def _sample(
     rollouts = engine.generate(requests, progress=progress)
     latency_s = (time.perf_counter() - start) / len(shard)
     answers = [
-        maker.answered(problem, rollout) for (problem, _), rollout in zip(shard, rollouts, strict=True)
+        maker.answered(problem, request, rollout)
+        for (problem, _), request, rollout in zip(shard, requests, rollouts, strict=True)
     ]
     grades = maker.source.grade_many(answers)
     return [

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from tokensweep.evaluate import EvalSpec, Subject, Summary, evaluate, regrade_entry
+from tokensweep.evaluate import EvalSpec, Subject, Summary, evaluate, regrade_entry, regrade_stored
 from tokensweep.models.policy import Policy
 from tokensweep.models.prompts import ModelPrompt
 from tokensweep.problems import Answered, Grade, Outcome, Problem, grade_each
 from tokensweep.rollout import Request, Rollout, SamplingSpec
 from tokensweep.rollout.fake import FakeEngine
 from tokensweep.train.setup import encoder
+from tokensweep.verifier import after_thinking
 from tokensweep_analysis.samples import read_samples
 
 _SUBJECT = Subject(run_id="run", config_hash="abc", seed=7)
@@ -293,3 +294,24 @@ def test_regrading_needs_no_model_and_renews_the_summary(tmp_path: Path, policy:
     assert changed == round((1 - before.avg) * 12)
     assert json.loads((tmp_path / "eval.json").read_text())["summary"]["avg"] == 1
     assert regrade_entry(tmp_path, Lenient(), entry, engine={}) == 0
+
+
+@dataclass(frozen=True)
+class Thoughtful(Digits):
+    """Only what follows a thought is an answer."""
+
+    def grade(self, problem: Problem, text: str, finish_reason: str) -> Grade:
+        return super().grade(problem, after_thinking(text), finish_reason)
+
+
+def test_a_stored_text_begins_with_the_thought_of_its_prompt_and_is_graded_again_within_it(
+    tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = policy.decode
+    monkeypatch.setattr(policy, "decode", lambda ids: decode(ids).replace("=", "=<think>"))  # of a prompt
+    encode = encoder(ModelPrompt(), policy, chat=False)
+    engine = Counting(policy, texts=("1",))
+    done = evaluate(policy, engine, Thoughtful(), spec(), out_dir=tmp_path, subject=_SUBJECT, encode=encode)
+    assert (done.avg, done.no_answer_fraction) == (0.0, 1.0)
+    assert set(read_samples([tmp_path]).text) == {"<think>1"}
+    assert regrade_stored(tmp_path, Thoughtful(), always=True) == 0

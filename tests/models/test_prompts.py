@@ -16,6 +16,7 @@ from tokensweep.models.prompts import (
     ModelPrompt,
     OverLimit,
     Prompt,
+    answer_text,
     fitting,
     prompt_of,
 )
@@ -88,7 +89,23 @@ def test_the_template_of_r1_zero_begins_a_thought_and_its_answer_is_found() -> N
     assert "  " not in text
     assert prompt.stop == ("</answer>",)
     completion = r"perhaps \boxed{3} </think> <answer> \boxed{2} </answer>"
-    assert extract(completion, finished=True)[0] == "2"
+    assert extract(_after(text, completion), finished=True)[0] == "2"
+
+
+@pytest.mark.parametrize("completion", [r"perhaps \boxed{3}", " it is 3", " so <answer> 3 </answer>"])
+def test_an_answer_before_the_thought_that_the_prompt_opened_has_ended_is_none(completion: str) -> None:
+    text = text_of(shipped("r1_zero"), chat=False)
+    assert extract(_after(text, completion), finished=True) == (None, "none")
+
+
+@pytest.mark.parametrize("prompt", ["Think in <think> </think>: 1+1", "<think>\n\n</think>\n\n", "1+1="])
+def test_a_prompt_that_ends_outside_a_thought_opens_none(prompt: str) -> None:
+    assert _after(prompt, r"\boxed{3}") == r"\boxed{3}"
+
+
+def _after(prompt: str, completion: str) -> str:
+    ids = (tuple(map(ord, text)) for text in (prompt, completion))
+    return answer_text(lambda ids: "".join(map(chr, ids)), prompt_ids=next(ids), completion_ids=next(ids))
 
 
 @pytest.mark.parametrize("template", ["no place", "{prompt} {prompt}"])

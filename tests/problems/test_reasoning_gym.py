@@ -194,7 +194,8 @@ def test_a_grader_that_raises_gives_the_grade_error(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("text", "read"),
     [
-        (r"so \boxed{3}. <answer>4</answer>", ("3", "boxed")),
+        (r"so \boxed{3} and 4", ("3", "boxed")),
+        (r"so \boxed{3}. <answer>4</answer>", ("4", "answer_tag")),
         ("<answer>3</answer> or rather <answer> 4 </answer>", ("4", "answer_tag")),
         ("3 + 4\n\n7  \n", ("7", "last_line")),
         ("<think>\n<answer>3</answer></think>\n5", ("5", "last_line")),
@@ -202,7 +203,7 @@ def test_a_grader_that_raises_gives_the_grade_error(monkeypatch: pytest.MonkeyPa
         ("  \n", (None, "none")),
     ],
 )
-def test_the_answer_is_the_last_box_else_the_last_tag_else_the_last_line(
+def test_the_answer_is_in_the_last_tag_else_in_the_last_box_else_the_last_line(
     text: str, read: tuple[str | None, str]
 ) -> None:
     assert read_answer(text, finished=True) == read

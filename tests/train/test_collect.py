@@ -49,7 +49,7 @@ def collector(right: Any, *, size: int = 10, prompts: int = 2) -> Collector:
         indices=tuple(range(size)),
         engine=Scripted(right),
         encode=lambda text: (int(text.removesuffix("=")),),
-        decode=lambda ids: "01"[ids[0]],  # "0" is even, hence right
+        decode=lambda ids: str(ids[0]),  # "0" is even, hence right
         sampling=SamplingSpec(max_tokens=4),
         num_prompts=prompts,
         group_size=2,
@@ -126,6 +126,19 @@ def test_sampling_seeds_depend_on_the_step_and_not_on_the_number_of_prompts() ->
 
     assert seeds(1, prompts=1) == seeds(1, prompts=3)
     assert not set(seeds(1, prompts=1)) & set(seeds(2, prompts=1))
+
+
+def test_a_thought_that_the_prompt_opened_stands_before_the_text_that_is_graded() -> None:
+    thinking = replace(
+        collector(mixed), decode=lambda ids: f"{ids[0]}\nAssistant: <think>\n" if ids[0] > 1 else str(ids[0])
+    )
+    groups = thinking.collect(step=1, position=0, allocation=UniformAllocation()).kept
+    texts = {trial.problem.prompt: [each.text for each in group] for group in groups for trial in group[:1]}
+    plain = {prompt: text for prompt, text in texts.items() if prompt in ("0=", "1=")}
+    thought = {prompt: text for prompt, text in texts.items() if prompt not in plain}
+    assert thought
+    assert all(text == ["<think>0", "<think>1"] for text in thought.values())
+    assert all(text == ["0", "1"] for text in plain.values())
 
 
 @dataclass(frozen=True)

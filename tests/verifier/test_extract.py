@@ -141,6 +141,27 @@ def test_units_currency_and_markup_may_stand_around_the_number(text: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("text", "finished", "read"),
+    [
+        (r"\boxed{1} <answer> \boxed{2} </answer>", True, ("2", "boxed")),
+        (r"\boxed{1} <answer>so \boxed{2}", True, ("2", "boxed")),  # the stop text is not in the text
+        (r"<answer> \frac{3}{4} </answer> as in 5", True, (r"\frac{3}{4}", "answer_tag")),
+        ("<answer> 4", True, ("4", "answer_tag")),
+        ("<answer> 4", False, (None, "none")),  # cut off
+        ("<answer> 4 </answer>. To check,", False, ("4", "answer_tag")),
+        ("<answer>3</answer> or <answer>4</answer>", True, ("4", "answer_tag")),
+        ("<answer>3</answer> or <answer></answer>", True, ("3", "answer_tag")),
+        ("<think>a</think> <answer>4</answer>", True, ("4", "answer_tag")),
+        ("<think> so <answer>4</answer>", True, (None, "none")),  # the thought is still open
+    ],
+)
+def test_the_answer_is_looked_for_in_the_last_tag(
+    text: str, finished: bool, read: tuple[str | None, str]
+) -> None:
+    assert extract(text, finished=finished) == read
+
+
+@pytest.mark.parametrize(
     "junk", ["1 ", "1/", "1,", "<a", "<answer>", "*1", "{", "(1,", "-", r"\text{", "1", " "]
 )
 def test_reading_is_quick_on_junk(junk: str) -> None:

@@ -13,8 +13,10 @@ from typing import Any, ClassVar, Protocol
 
 from tokensweep.problems.protocol import ProblemSource
 from tokensweep.registry import build, component
+from tokensweep.verifier import opened_thought
 
 Encode = Callable[[str], tuple[int, ...]]
+Decode = Callable[[tuple[int, ...]], str]
 
 _SLOT = "{prompt}"
 
@@ -133,6 +135,14 @@ def fitting(prompt: Prompt, source: ProblemSource, encode: Encode) -> tuple[int,
     if not kept:
         raise ValueError(f"{source.name}: every prompt has more than prompt.max_tokens={prompt.max_tokens}")
     return tuple(kept)
+
+
+def answer_text(decode: Decode, *, prompt_ids: tuple[int, ...], completion_ids: tuple[int, ...]) -> str:
+    """The text of a completion as it is graded and stored: with the ``<think>`` that its prompt ended with.
+
+    Whoever reads the text later, without prompt or tokenizer, then still knows where the thought began.
+    """
+    return opened_thought(decode(prompt_ids)) + decode(completion_ids)
 
 
 def encode_prompt(tokenizer: Any, text: str, *, chat: bool, system: str = "") -> tuple[int, ...]:

@@ -13,9 +13,8 @@ GRADER = NAME
 def grade_answers(answers: Sequence[Answered]) -> list[Grade]:
     """One grade per answer, in order, whatever else is in the batch.
 
-    The answer is the last ``\\boxed{...}`` after any thinking, else the last number of a text that ended by
-    itself: the last number of a text cut off by the length limit is no answer. It is correct if it is the
-    value of the reference in whatever notation, and an error if that could not be decided.
+    :func:`tokensweep.verifier.extract` says what the answer is. It is correct if it is the value of the
+    reference in whatever notation, and an error if that could not be decided.
     """
     read = [extract(answer.text, finished=answer.finish_reason != "length") for answer in answers]
     pairs = [

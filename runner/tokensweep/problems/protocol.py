@@ -32,7 +32,7 @@ class Answered:
     """A problem with the text of a completion, ready to be graded."""
 
     problem: Problem
-    text: str
+    text: str  # with the <think> that the prompt ended with, see models.prompts.answer_text
     finish_reason: str  # "stop" or "length"
 
 
@@ -42,7 +42,7 @@ class Grade:
 
     outcome: Outcome
     extracted: str | None  # the answer that was read out of the text
-    rule: str  # how it was read: "boxed", "last_number", "steps"; "none" without an answer
+    rule: str  # how it was read: "boxed", "answer_tag", "last_number", "steps"; "none" without an answer
     reason: str = ""  # of an error, such as "timeout", "memory", "bomb: ..." or "crashed: ..."
 
     def __post_init__(self) -> None:

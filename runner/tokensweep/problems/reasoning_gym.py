@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,7 +56,6 @@ _JUNK = (
     *("", " ", "banana", "!?#{[(", "None", "True", "x", "x = 3", "2 x 3", "1/0", "nan", "inf", "0", "-1"),
     *("[]", "{}", '{"a": [1]}', "[[1, 2], [3, 4]]", "A -> B", "9" * 5000, "lorem ipsum " * 100),
 )
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 @component("data", "reasoning_gym")
@@ -159,16 +157,14 @@ class ReasoningGym:
 def read_answer(text: str, *, finished: bool) -> tuple[str | None, str]:
     """The answer in a completion with the rule that found it; (None, "none") where there is none.
 
-    The last box after any thinking, as for all other problems; else the last ``<answer>`` tag there, which is
-    the package's own convention; else the last line of a text that ended by itself.
+    It is read as for all other problems (:func:`tokensweep.verifier.extract`), whose ``<answer>`` is also the
+    package's own convention; but these answers may be words: without box and tag it is the last line of a
+    text that ended by itself.
     """
-    boxed, rule = extract(text, finished=finished)
-    if rule == "boxed":
-        return boxed, rule
+    answer, rule = extract(text, finished=finished)
+    if rule in ("boxed", "answer_tag"):
+        return answer, rule
     visible = after_thinking(text)
-    tagged = [answer.strip() for answer in _TAG.findall(visible) if answer.strip()]
-    if tagged:
-        return tagged[-1], "answer_tag"
     lines = [line.strip() for line in visible.splitlines() if line.strip()] if finished else []
     return (lines[-1], "last_line") if lines else (None, "none")
 

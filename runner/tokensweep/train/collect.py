@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.method import Allocation
+from tokensweep.models.prompts import Decode, Encode, answer_text
 from tokensweep.problems import Answered, Grade, Problem, ProblemSource
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
 from tokensweep.seeds import derive_seed
@@ -25,7 +26,7 @@ class Trial:
     request: Request
     rollout: Rollout
     grade: Grade
-    text: str
+    text: str  # with the thought that the prompt opened, see answer_text
 
 
 Group = tuple[Trial, ...]  # the rollouts of one drawn prompt
@@ -50,14 +51,14 @@ def accuracies(group: Group) -> Tensor:
 class Collector:
     """Samples optimiser batches: the same step, position and weights give the same rollouts.
 
-    ``encode`` turns a prompt's text into token ids, ``decode`` a completion's ids into text.
+    ``encode`` turns a prompt's text into token ids, ``decode`` ids into text.
     """
 
     source: ProblemSource
     indices: tuple[int, ...]  # of the problems to draw
     engine: Engine
-    encode: Callable[[str], tuple[int, ...]]
-    decode: Callable[[tuple[int, ...]], str]
+    encode: Encode
+    decode: Decode
     sampling: SamplingSpec
     num_prompts: int
     group_size: int
@@ -106,9 +107,13 @@ class Collector:
     ) -> list[Trial]:
         answers = [
             Answered(
-                problem=problem, text=self.decode(rollout.completion_ids), finish_reason=rollout.finish_reason
+                problem=problem,
+                text=answer_text(
+                    self.decode, prompt_ids=request.prompt_ids, completion_ids=rollout.completion_ids
+                ),
+                finish_reason=rollout.finish_reason,
             )
-            for (problem, _, _), rollout in zip(work, rollouts, strict=True)
+            for (problem, _, request), rollout in zip(work, rollouts, strict=True)
         ]
         grades = self.source.grade_many(answers)
         return [

@@ -3,7 +3,7 @@
 Knows nothing of problems or training, and importing it is light: the workers import it, too.
 """
 
-from tokensweep.verifier.extract import LONGEST, after_thinking, extract
+from tokensweep.verifier.extract import LONGEST, after_thinking, extract, opened_thought
 from tokensweep.verifier.normal import canonical, unwrap
 from tokensweep.verifier.pool import Verdict, Workers
 from tokensweep.verifier.verify import NAME, Verifier, verifier
@@ -17,6 +17,7 @@ __all__ = [
     "after_thinking",
     "canonical",
     "extract",
+    "opened_thought",
     "unwrap",
     "verifier",
 ]

@@ -9,22 +9,50 @@ from tokensweep.verifier.last_number import last_number
 LONGEST = 2000  # characters of an extracted answer; a longer one is no answer
 
 _THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
+_ANSWER_OPEN, _ANSWER_CLOSE = "<answer>", "</answer>"
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 
 def extract(text: str, *, finished: bool) -> tuple[str | None, str]:
     """The answer in ``text`` with the rule that found it; (None, "none") where there is none.
 
-    It is the last box whose braces balance and that is not empty, else the last number of a text that ended
-    by itself (see :func:`last_number`). Only what follows the last closed thought counts, and nothing while a thought is open: a model
-    that boxes guesses while it thinks has not answered. Nor has one that boxes more than 2,000 characters.
+    Only what follows the last closed thought counts, and nothing while a thought is open: a model that boxes
+    guesses while it thinks has not answered. If there is an ``<answer>`` in it, only the last one counts. The
+    answer is the last box whose braces balance and that is not empty; else all that the tag holds, if it was
+    closed or the text ended by itself; else, in a text without the tag that ended by itself, the last number
+    (see :func:`last_number`). More than 2,000 characters are no answer.
     """
     visible = after_thinking(text)
-    boxed = last_boxed(visible)
+    tagged, closed = last_tagged(visible)
+    boxed = last_boxed(visible if tagged is None else tagged)
     if boxed is not None:
-        return (boxed, "boxed") if len(boxed) <= LONGEST else (None, "none")
-    number = last_number(visible) if finished else None
-    return (number, "last_number") if number and len(number) <= LONGEST else (None, "none")
+        found, rule = boxed, "boxed"
+    elif tagged is not None:
+        found, rule = tagged if closed or finished else "", "answer_tag"
+    else:
+        found, rule = (last_number(visible) if finished else None) or "", "last_number"
+    return (found, rule) if 1 <= len(found) <= LONGEST else (None, "none")
+
+
+def opened_thought(prompt: str) -> str:
+    """``<think>`` if the text of a prompt ends with it, else nothing.
+
+    Such a completion starts within a thought. It is stored and graded with the tag in front of it, so that an
+    answer before the end of the thought is none.
+    """
+    return _THINK_OPEN if prompt.rstrip().endswith(_THINK_OPEN) else ""
+
+
+def last_tagged(text: str) -> tuple[str | None, bool]:
+    """What the last ``<answer>`` holds that is not empty, and whether it was closed; (None, False) if none.
+
+    Where the closing tag is a stop text it may be missing.
+    """
+    for part in reversed(text.split(_ANSWER_OPEN)[1:]):
+        content, close, _ = part.partition(_ANSWER_CLOSE)
+        if content.strip():
+            return content.strip(), bool(close)
+    return None, False
 
 
 def last_boxed(text: str) -> str | None:

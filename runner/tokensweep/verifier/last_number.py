@@ -62,10 +62,10 @@ _UNIT_POWER = re.compile(
 def last_number(text: str) -> str | None:
     r"""The last number of ``text`` with its sign; None if there is none, or if it is part of something else.
 
-    What is read as a whole: decimals with separators, fractions ``a/b`` and ``\frac{a}{b}`` of integers, mixed
-    numbers, and powers of ten such as ``1.5e3`` and ``3 \times 10^8``. A number within a root, a power, an
-    index, a sum, a product, a ratio, a list, a tuple or an inequality is no answer, and neither is an earlier
-    one. Units, currency, percent, markup and full stops around it do not count.
+    What is read as a whole: decimals with separators, fractions ``a/b`` and ``\frac{a}{b}`` of integers,
+    mixed numbers, and powers of ten such as ``1.5e3`` and ``3 \times 10^8``. A number within a root, a power,
+    an index, a sum, a product, a ratio, a list, a tuple or an inequality is no answer, and neither is an
+    earlier one. Units, currency, percent, markup and full stops around it do not count.
     """
     for pattern, replacement in _MARKUP:
         text = pattern.sub(replacement, text)
