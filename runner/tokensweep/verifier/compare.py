@@ -151,7 +151,12 @@ def _region(text: str) -> Set | None:
 
 
 def _same_number(left: Expr, left_text: str, right: Expr, right_text: str) -> bool:
-    """Equality of constants: exact, or a decimal of at least six places that the exact value rounds to."""
+    """Equality of constants: exact, or a decimal that stands for a value which no decimal can be.
+
+    The rule: a decimal of at least six places and six significant digits that the value rounds to, or is cut
+    off to, is right if the value is irrational or its decimals never end: 0.333333 is 1/3. A value whose
+    decimals end has to be met: 11.999999999 is not 12.
+    """
     decimals = [_DECIMAL.fullmatch(text.rstrip("\\%")) for text in (left_text, right_text)]
     if left.is_Rational and right.is_Rational and left == right:
         return True
@@ -167,7 +172,9 @@ def _same_number(left: Expr, left_text: str, right: Expr, right_text: str) -> bo
 
 
 def _rounds_to(exact: Expr, *, decimal: Expr, places: int) -> bool:
-    """Whether ``decimal`` is the value rounded or cut off at ``places``, of which there must be enough."""
+    """Whether ``decimal`` is the endless value rounded or cut off at ``places``, enough of them."""
+    if exact.is_Rational and _decimals_end(exact):
+        return False
     scaled = abs(decimal * 10**places)
     if places < _LEAST_DECIMALS or scaled < 10 ** (_LEAST_DECIMALS - 1) or not exact.is_real:
         return False
@@ -175,6 +182,12 @@ def _rounds_to(exact: Expr, *, decimal: Expr, places: int) -> bool:
     distance = abs(exact.evalf(digits) - decimal.evalf(digits)) * 10**places
     inward = abs(exact.evalf(digits)) > abs(decimal.evalf(digits))
     return bool(distance < (1 if inward else S.Half))
+
+
+def _decimals_end(value: Expr) -> bool:
+    """Whether a rational number has finitely many decimals: its denominator divides a power of ten."""
+    denominator = int(value.q)
+    return bool(pow(10, denominator.bit_length(), denominator) == 0)
 
 
 def _close(left: Expr, right: Expr) -> bool:

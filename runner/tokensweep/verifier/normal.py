@@ -34,11 +34,17 @@ UNITS = (  # without \text only names of several letters: a single letter is a v
     r"|seconds?|secs?|days?|weeks?|months?|years?|mph|km/h|m/s|ml|units?|degrees?|dollars?|cents?|liters?|litres?)"
 )
 _UNIT = re.compile(rf"(?<=[\d}}\s])\s*{UNITS}(?:\s*\^\s*\{{?[23]\}}?)?$", re.IGNORECASE)
+_STATEMENT = r"\b(?:and|or|but|is|are|was|were|not?|never|wrong|incorrect|false|impossible)\b"  # not a unit
 _TEXT_UNIT = re.compile(
-    r"(?<=[\d})\s])\s*\\(?:text|mathrm|mbox|textrm)\s*\{(?!\s*[ie]\s*\}|[^{}]*\b(?:and|or)\b)[A-Za-z ./()]*\}"
-    r"(?:\s*\^\s*\{?[23]\}?)?$"
+    rf"(?<=[\d}})\s])\s*\\(?:text|mathrm|mbox|textrm)\s*\{{(?!\s*[ie]\s*\}}|[^{{}}]*{_STATEMENT})"
+    r"[A-Za-z ./()]*\}(?:\s*\^\s*\{?[23]\}?)?$"
 )
-_COUNTED = re.compile(r"(?<=[\d}]) [A-Za-z]{4,}(?: [a-z]{2,})*$")  # 12 red apples
+_COUNTED = re.compile(  # 12 red apples
+    rf"(?<=[\d}}]) (?![A-Za-z ]*{_STATEMENT})[A-Za-z]{{4,}}(?: [a-z]{{2,}})*$"
+)
+NO_SOLUTION = re.compile(
+    r"(?:there (?:is|are) )?no (?:real |such )?(?:solutions?|values?)(?: exists?)?", re.IGNORECASE
+)
 _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:st|nd|rd|th)\s*\}?$")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SYMBOLS = {
@@ -48,6 +54,9 @@ _SYMBOLS = {
     "⟨": r"\langle ", "⟩": r"\rangle ",
     "\u200b": "", "\u200e": "", "\u200f": "", "\u2061": "", "\ufeff": "",
 }  # fmt: skip
+_ARRAY = re.compile(
+    r"[(\[] ?\\begin\{(?:matrix|array)\}(?: ?\{[lcr| ]*\})?(.*?)\\end\{(?:matrix|array)\} ?[)\]]"
+)
 _BLANKS = re.compile(r"\s+")
 _REWRITES = (
     (_BLANKS, " "),  # first, and again where blanks are made: other patterns are slow on a long run of them
@@ -55,14 +64,18 @@ _REWRITES = (
     (re.compile(r"\\(?:displaystyle|textstyle|limits|phantom\{[^{}]*\})(?![a-zA-Z])"), ""),
     (re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]+\}|\\underline(?![a-zA-Z])"), ""),
     (re.compile(r"\\(?:small|normalsize|[lL]arge|LARGE|[hH]uge|boldsymbol|bm|bf|rm)(?![a-zA-Z])"), " "),
-    (re.compile(r"\\[,!;:>]"), ""),
+    (re.compile(r"\\\\\[-?[\d.]+[a-z]+\]"), r"\\\\"),  # \\[2pt]
+    (re.compile(r"(?<!\\)\\[,!;:>]"), ""),
     (re.compile(r"\{,\}"), ","),
-    (re.compile(r"\\(?:quad|qquad|hspace\*?\{[^{}]*\})(?![a-zA-Z])|\\ |~"), " "),
+    (re.compile(r"\\(?:quad|qquad|hspace\*?\{[^{}]*\})(?![a-zA-Z])|(?<!\\)\\ |~"), " "),
     (_BLANKS, " "),
     (re.compile(r"\\(?:begin|end)\{(?:aligned|align\*?|gathered|split|equation\*?)\}"), " "),
+    (_ARRAY, r"\\begin{pmatrix}\1\\end{pmatrix}"),
+    (re.compile(r"\\(begin|end)\{bmatrix\}"), r"\\\1{pmatrix}"),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\[dt]?binom(?![a-zA-Z])"), r"\\binom"),
     (re.compile(r"\\binom\s*(\d)\s*(\d)"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(?<![\w.])(\d+|[a-z])! ?\^"), r"(\1!)^"),  # n!^2
     (re.compile(r"(\d\.\d+)[eE]([+-]?\d+)(?!\w)"), r"\1\\times 10^{\2}"),
     (re.compile(r"\\leq(?:slant)?(?![a-zA-Z])"), r"\\le"),
     (re.compile(r"\\geq(?:slant)?(?![a-zA-Z])"), r"\\ge"),
@@ -102,6 +115,7 @@ def tidy(answer: str) -> str:
     if "cases" in text and "&" not in text:  # a system of equations, not a piecewise function
         text = re.sub(r"\\(?:begin|end)\{cases\}", " ", text)
     if "matrix" not in text and "cases" not in text:  # the rows of an aligned block
+        text = re.sub(r"\\\\ ?(?=&? ?=)", " ", text)  # a row that goes on with "=" is of the same chain
         text = text.replace("\\\\", ", ").replace("&", "")
     text = _without_words(_TEXT_UNIT.sub("", text.strip()) or text)
     text = _REPEATING.sub(_repeating, text)
@@ -161,7 +175,7 @@ def _without_words(text: str) -> str:
     if label and TEXT.match(text):  # \text{(D) }21
         text = TEXT.sub(r"\1", text, count=1).lstrip()[label.end() :] or label[0].strip("().:")
     text = re.sub(r"^\s*\\(?:approx|therefore|implies|Rightarrow|to)(?![a-zA-Z])", "", text)
-    if re.fullmatch(r"no (?:real |such )?(?:solutions?|values?)", TEXT.sub(r"\1", text).strip().casefold()):
+    if NO_SOLUTION.fullmatch(TEXT.sub(r"\1", text).strip(" .")):
         return r"\emptyset "
     text = TEXT.sub(r" \1 ", text) if re.search(r"[A-Za-z]{2}", text) else TEXT.sub(r"\1", text)
     text = text.strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tokensweep.verifier.normal import LABEL, TEXT, unwrap
+from tokensweep.verifier.normal import LABEL, NO_SOLUTION, TEXT, unwrap
 
 _OPTION = re.compile(r"(?:[Oo]ption|[Cc]hoice|[Aa]nswer) \(?([A-J])\)?")
 _UNIT_NAME = re.compile(r"\\(?:text|mathrm|mbox)\s*\{\s*([A-Za-z]+)\s*\}$|(?<![A-Za-z\\])([A-Za-z]{2,})$")
@@ -24,12 +24,13 @@ _SYMBOL_OF = {
 def words(answer: str) -> str | None:
     """The answer in small letters if it is words, such as ``\\text{east}``; None if it is mathematics.
 
-    Bare letters count as a word from four on: ``east`` does, ``xyz`` is a product.
+    Bare letters count as a word from four on: ``east`` does, ``xyz`` is a product. No solution is no word but
+    the empty set.
     """
     text = unwrap(answer)
     plain = re.sub(r"\s+", " ", TEXT.sub(r" \1 ", text)).strip(" .")
     least = 2 if plain != text else 4
-    if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", plain) or len(plain) < least:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", plain) or len(plain) < least or NO_SOLUTION.fullmatch(plain):
         return None
     return plain.casefold()
 
