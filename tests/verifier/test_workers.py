@@ -102,6 +102,32 @@ def test_a_worker_that_is_killed_at_work_is_replaced_and_asked_again() -> None:
         assert workers.pids() != [pid]
 
 
+def test_a_worker_that_is_killed_while_it_starts_is_started_once_more() -> None:
+    with Workers(1) as workers:
+        killed: list[int] = []
+
+        def kill_the_first() -> None:
+            while not workers.pids():
+                time.sleep(0.005)
+            killed.extend(workers.pids())
+            os.kill(killed[0], signal.SIGKILL)  # it takes longer than that to import SymPy
+
+        killer = threading.Thread(target=kill_the_first)
+        killer.start()
+        assert workers.ask([_SQUARE]) == [Verdict(True)]
+        killer.join()
+        assert workers.pids() != killed
+
+
+def test_a_worker_that_never_starts_is_an_error_that_says_how_to_see_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tokensweep.verifier.pool._COMMAND", ("false",))
+    with Workers(1) as workers, pytest.raises(RuntimeError, match="does not start: run false, which should"):
+        workers.ask([_SQUARE])
+    assert workers.pids() == []
+
+
 def test_what_exhausts_the_memory_is_reported_as_such() -> None:
     script = """
 import resource

@@ -34,6 +34,7 @@ WALL_LIMIT_S = 30.0
 
 _START_LIMIT_S = 120.0  # a cold disk on a busy machine
 _MOST_WORKERS = 16
+_COMMAND = (sys.executable, "-P", "-m", "tokensweep.verifier.worker")
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ class _Worker:
         """The verdict. A worker that died is replaced and asked again: an answer can only end its fork."""
         request = [question.operation, question.gold, question.answer, cpu_limit_s]
         for _ in range(2):
-            if self.process is None:
-                self._start()
             try:
+                if self.process is None:
+                    self._start()
                 reply = self._exchange(request, wall_limit_s)
             except TimeoutError:
                 self.kill()
@@ -152,14 +153,22 @@ class _Worker:
             stream.close()
 
     def _start(self) -> None:
-        command = [sys.executable, "-P", "-m", "tokensweep.verifier.worker"]
+        """Start the process. One that ends or hangs meanwhile, for want of memory perhaps, gets a second go."""
+        if not (self._started() or self._started()):
+            raise RuntimeError(
+                f"the verifier's worker does not start: run {' '.join(_COMMAND)}, "
+                'which should print "ready", to see why'
+            )
+
+    def _started(self) -> bool:
+        """Whether a new process is ready."""
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
             "PYTHONHASHSEED": "0",  # SymPy orders some terms by their hash
         }
         self.process = subprocess.Popen(
-            command,
+            _COMMAND,
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -167,15 +176,12 @@ class _Worker:
             start_new_session=True,
         )
         try:
-            ready = self._receive(_START_LIMIT_S) == "ready"
+            ready: bool = self._receive(_START_LIMIT_S) == "ready"
         except TimeoutError:
             ready = False
         if not ready:
             self.kill()
-            raise RuntimeError(
-                f"the verifier's worker does not start: run {' '.join(command)}, "
-                'which should print "ready", to see why'
-            )
+        return ready
 
     def _exchange(self, request: list[Any], limit_s: float) -> Any:
         """The reply to a request; None from a worker that is dead, TimeoutError from one that is late."""
