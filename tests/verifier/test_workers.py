@@ -178,6 +178,27 @@ def test_an_interrupted_question_leaves_no_reply_for_the_next_one() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
+def test_an_interrupt_ends_all_workers_at_once_and_is_raised_without_what_it_interrupted() -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt("typed by the user")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Workers(2, cpu_limit_s=20) as workers:
+            workers.ask([_SQUARE, _SQUARE])
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            start = time.monotonic()
+            with pytest.raises(KeyboardInterrupt, match="typed by the user") as interrupted:
+                workers.ask([_SLOW] * 6)
+            assert time.monotonic() - start < 5  # each of the six takes 20 s
+            assert [entry.name for entry in interrupted.traceback][1:] == ["ask"]
+            assert workers.pids() == []
+            assert workers.ask([_SQUARE]) == [Verdict(True)]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_several_threads_can_compare_at_once() -> None:
     verdicts: dict[int, list[Verdict]] = {}
     with Verifier(Workers(2)) as verifier:

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,7 +81,10 @@ class Workers:
         self.close()
 
     def ask(self, questions: Sequence[Question]) -> list[Verdict]:
-        """One verdict per question, in order. Raises RuntimeError if no worker can be started."""
+        """One verdict per question, in order. Raises RuntimeError if no worker can be started.
+
+        An interrupt ends the workers at once and is raised from here, without what it interrupted.
+        """
         verdicts = [Verdict(None, "not asked")] * len(questions)
         waiting: SimpleQueue[tuple[int, Question]] = SimpleQueue()
         for item in enumerate(questions):
@@ -92,16 +95,10 @@ class Workers:
                 verdicts[index] = worker.ask(question, *self._limits)
 
         with self._turn:
-            busy = self._workers[: len(questions)]
-            if len(busy) == 1:
-                work(busy[0])
-            elif busy:
-                with ThreadPoolExecutor(len(busy), thread_name_prefix="verifier") as threads:
-                    try:
-                        list(threads.map(work, busy))
-                    except BaseException:  # an interrupt, too, must not wait for the whole batch
-                        list(_drawn(waiting))
-                        raise
+            try:
+                _each(work, self._workers[: len(questions)])
+            except KeyboardInterrupt as interrupt:
+                raise interrupt.with_traceback(None) from None
         return verdicts
 
     def pids(self) -> list[int]:
@@ -115,20 +112,39 @@ class Workers:
                 worker.kill()
 
 
+def _each(work: Callable[[_Worker], None], workers: Sequence[_Worker]) -> None:
+    """Let every worker work, each in a thread of its own; what stops one, an interrupt too, stops all."""
+    for worker in workers:
+        worker.stopped = False
+    if len(workers) == 1:
+        work(workers[0])
+    elif workers:
+        with ThreadPoolExecutor(len(workers), thread_name_prefix="verifier") as threads:
+            try:
+                list(threads.map(work, workers))
+            except BaseException:
+                for worker in workers:
+                    worker.stop()
+                raise
+
+
 class _Worker:
     """One process and the lines that go to and fro."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
+        self.stopped = False  # by another thread than the one that asks
 
     def ask(self, question: Question, cpu_limit_s: float, wall_limit_s: float) -> Verdict:
         """The verdict. A worker that died is replaced and asked again: an answer can only end its fork."""
         request = [question.operation, question.gold, question.answer, cpu_limit_s]
         for _ in range(2):
+            if self.stopped:
+                break
             try:
                 if self.process is None:
                     self._start()
-                reply = self._exchange(request, wall_limit_s)
+                reply = None if self.stopped else self._exchange(request, wall_limit_s)
             except TimeoutError:
                 self.kill()
                 return Verdict(None, "timeout")
@@ -138,7 +154,15 @@ class _Worker:
             if reply is not None:
                 return Verdict(*reply)
             self.kill()
-        return Verdict(None, "crashed: its worker died twice")
+        return Verdict(None, f"crashed: its worker {'was stopped' if self.stopped else 'died twice'}")
+
+    def stop(self) -> None:
+        """End the process, from any thread; the thread that asks sees that and asks no more."""
+        self.stopped = True
+        process = self.process
+        if process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """End the process and a fork that it may have, and wait until it is gone."""
@@ -153,8 +177,8 @@ class _Worker:
             stream.close()
 
     def _start(self) -> None:
-        """Start the process. One that ends or hangs meanwhile, for want of memory perhaps, gets a second go."""
-        if not (self._started() or self._started()):
+        """Start the process. One that ends or hangs meanwhile, perhaps for want of memory, has two goes."""
+        if not (self._started() or self.stopped or self._started()):
             raise RuntimeError(
                 f"the verifier's worker does not start: run {' '.join(_COMMAND)}, "
                 'which should print "ready", to see why'
