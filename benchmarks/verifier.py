@@ -3,7 +3,8 @@
     python benchmarks/verifier.py [--pairs FILE]
 
 Grades 1,500 answers, 17 of them bombs that would compute for ever, then the hard pairs of the tests and those
-of FILE, a JSONL file with gold, answer and equal on every line. Wrong verdicts are listed.
+of FILE, a JSONL file with gold, answer and equal on every line. Wrong verdicts are listed. Undecided are
+bombs, refused by their text, and what ran into the limits of time or memory: neither equal nor different.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from tokensweep.verifier import NAME, Verdict, Verifier
 
 _PAIRS = Path(__file__).resolve().parent.parent / "tests" / "verifier" / "pairs.jsonl"
+_COLUMNS = ("gold", "answer", "equal")
 NUM_ANSWERS = 1500
 # The first ten are refused by their text, the others run into the limits of the workers.
 BOMBS = (
@@ -62,9 +64,26 @@ def workload(seed: int = 0) -> list[Pair]:
 
 
 def read_pairs(file: Path) -> list[Pair]:
-    """Pairs from a JSONL file with ``gold``, ``answer`` and ``equal``."""
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-    return [(row["gold"], row["answer"], row["equal"]) for row in rows]
+    """Pairs from a JSONL file with ``gold``, ``answer`` and ``equal``.
+
+    Raises ValueError naming file and line for another content, OSError for a file that cannot be read.
+    """
+    lines = enumerate(file.read_text(encoding="utf-8").split("\n"), start=1)
+    return [_pair(line, where=f"{file} line {number}") for number, line in lines if line.strip()]
+
+
+def _pair(line: str, *, where: str) -> Pair:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} must be a JSON object, but is no valid JSON: {error.msg}") from None
+    if not isinstance(row, dict) or not set(_COLUMNS) <= set(row):
+        got = ", ".join(row) if isinstance(row, dict) else repr(row)
+        raise ValueError(f"{where} must be an object with {', '.join(_COLUMNS)}, got {got}: rename its keys")
+    gold, answer, equal = (row[name] for name in _COLUMNS)
+    if not (isinstance(gold, str) and isinstance(answer, str) and isinstance(equal, bool)):
+        raise ValueError(f"{where} must have texts as gold and answer and true or false as equal, got {line}")
+    return gold, answer, equal
 
 
 def is_right(expected: bool | None, verdict: Verdict) -> bool:
@@ -74,13 +93,21 @@ def is_right(expected: bool | None, verdict: Verdict) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description="Time and accuracy of the verifier.")
+    parser = argparse.ArgumentParser(
+        description="Time and accuracy of the verifier.",
+        epilog="Undecided are bombs, refused by their text, and what ran into the limits of time or memory: "
+        "neither equal nor different.",
+    )
     parser.add_argument("--pairs", type=Path, help="JSONL file with gold, answer and equal per line")
     options = parser.parse_args(arguments)
+    files = [_PAIRS, options.pairs] if options.pairs else [_PAIRS]
+    try:
+        pairs = [read_pairs(file) for file in files]
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     _report(f"{NUM_ANSWERS} answers, {len(BOMBS)} bombs", workload())
-    for file in (_PAIRS, options.pairs):
-        if file is not None:
-            _report(file.name, read_pairs(file))
+    for file, rows in zip(files, pairs, strict=True):
+        _report(str(file), rows)
 
 
 def _report(title: str, pairs: Sequence[Pair]) -> None:
@@ -92,7 +119,7 @@ def _report(title: str, pairs: Sequence[Pair]) -> None:
     wrong = [(pair, v) for pair, v in zip(pairs, verdicts, strict=True) if not is_right(pair[2], v)]
     undecided = sum(verdict.equal is None for verdict in verdicts)
     print(
-        f"{title}: {len(pairs) - len(wrong)} of {len(pairs)} right, {undecided} undecided, "
+        f"{title}: {len(pairs) - len(wrong)} of {len(pairs)} right, {undecided} undecided (bombs, limits), "
         f"{wall_s:.1f} s with start-up, {cpu_s:.1f} CPU seconds  [{NAME}]"
     )
     for (gold, answer, expected), verdict in wrong:
