@@ -11,6 +11,7 @@ _TO_HYPHEN = str.maketrans(dict.fromkeys(_DASHES, "-"))
 _NEAR = 200  # characters before a number in which what it may be a part of begins
 
 _MARKUP = (  # what stands around an answer and says nothing about it
+    (re.compile(r"<<[^<>\n]*>>"), ""),  # the calculator notes of GSM8K
     (re.compile(r"</?[a-zA-Z][^<>\n]*>"), ""),
     (re.compile(r"(?<![\w*)])\*{1,3}(?=\S)([^*\n]+)\*{1,3}(?![\w*(])"), r" \1 "),  # bold, italic
     (TEXT, r" \1 "),
@@ -37,9 +38,10 @@ _PART_OF_WHAT_IS_BEFORE = re.compile(
     r"|[\w)\]}][(\[]\s*\Z"  # f(
     r"|[(\[][^()\[\]]*[,;][^()\[\]]*\Z"  # (3,
     r"|(?<![A-Za-z_\d.])\d[\d.]*[ \t%]*(?:,|;|(?:,\s*)?\b(?:and|or))\s*\Z"  # 3 and
+    r"|(?<![A-Za-z])([A-Za-z])\s*=[^=]*\d\s*(?:,|;|\b(?:and|or))\s*\1\s*=\s*\Z"  # x = 3 or x =
     r"|\d[ \t]+\Z|\d[ \t]*:\Z|\d[ \t]+:[ \t]*\Z"  # 5 8, 10:30
     rf"|[{_DASHES}+*/^×·⋅÷±∓√∑∫|<≤≥≠_]\s*\Z|(?<![-=])>\s*\Z"
-    r"|(?<![A-Za-z])(?:sqrt|log|ln|exp|sin|cos|tan)\s*\Z"
+    r"|(?<![A-Za-z])(?:sqrt|log|ln|exp|sin|cos|tan|mod)\s*\Z"
     rf"|\\(?!{_NEUTRAL}(?![a-zA-Z]))[a-zA-Z]+\s*\Z"
 )
 _MINUS_AND_NO_SIGN = re.compile(r"[\d%!)\]}][ \t]*\Z|(?<![A-Za-z])[A-Za-z][ \t]*\Z")  # 10 -3, x -3
