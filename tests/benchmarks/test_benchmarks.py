@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,15 +14,11 @@ from benchmarks.tables import insert_tables, to_markdown
 
 _ROOT = Path(__file__).parents[2]
 _MARKERS = ("<!-- benchmarks:begin -->", "<!-- benchmarks:end -->")
-_PEERS = {"head": ("trl", "liger_kernel"), "step": ("trl",)}  # that a benchmark compares with
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["head", "step", "engines", "planning", "syncing"])
 def test_the_small_benchmark_measures_every_variant(name: str) -> None:
-    for peer in _PEERS.get(name, ()):
-        if importlib.util.find_spec(peer) is None:
-            pytest.skip(f"{peer} is not installed")
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", name, "--small"],
         cwd=_ROOT,

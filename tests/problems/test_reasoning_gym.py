@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,6 @@ from tokensweep.problems.reasoning_gym import ALLOWED, ReasoningGym, probe, read
 from tokensweep.registry import build
 
 register_components()
-installed = pytest.mark.skipif(
-    importlib.util.find_spec("reasoning_gym") is None, reason="needs the extra reasoning-gym"
-)
 
 
 def _dataset(family: str) -> Any:
@@ -75,7 +71,6 @@ def test_the_probe_finds_a_missing_reference_answer() -> None:
     assert probe(Silent(lambda answer, gold: 0.0))[0] == "an item has no reference answer but None"
 
 
-@installed
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "fault"),
@@ -92,7 +87,6 @@ def test_the_probe_finds_the_broken_rewards_of_the_package(family: str, fault: s
     assert fault in "\n".join(probe(_dataset(family)))
 
 
-@installed
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ALLOWED)
 def test_an_allowed_family_passes_the_probe(family: str) -> None:
@@ -134,7 +128,6 @@ def test_rewards_that_are_wrong_are_refused_before_anything_starts(monkeypatch: 
         ReasoningGym(family="chain_sum").check()
 
 
-@installed
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"no_such": 1}, {"min_terms": 9, "max_terms": 2}])
 def test_options_that_the_family_does_not_take_are_refused(options: dict[str, int]) -> None:
@@ -142,7 +135,6 @@ def test_options_that_the_family_does_not_take_are_refused(options: dict[str, in
         ReasoningGym(family="chain_sum", options=options).check()
 
 
-@installed
 @pytest.mark.slow
 def test_problems_depend_on_their_place_alone_and_splits_never_meet() -> None:
     few, many = (ReasoningGym(family="chain_sum", size=size) for size in (50, 80))
@@ -155,7 +147,6 @@ def test_problems_depend_on_their_place_alone_and_splits_never_meet() -> None:
     assert not isinstance(few, Demonstrated)
 
 
-@installed
 @pytest.mark.slow
 def test_options_change_the_problems_and_the_content_hash() -> None:
     plain = ReasoningGym(family="chain_sum", size=20)
@@ -166,7 +157,6 @@ def test_options_change_the_problems_and_the_content_hash() -> None:
     assert ReasoningGym(family="chain_sum", size=20, max_tokens=9).content_hash() == plain.content_hash()
 
 
-@installed
 @pytest.mark.slow
 def test_a_completion_is_right_only_at_the_full_reward() -> None:
     source = ReasoningGym(family="spell_backward", size=5)
@@ -181,7 +171,6 @@ def test_a_completion_is_right_only_at_the_full_reward() -> None:
     assert source.grader == "reasoning-gym-0.1.25/1"
 
 
-@installed
 @pytest.mark.slow
 def test_a_grader_that_raises_gives_the_grade_error(monkeypatch: pytest.MonkeyPatch) -> None:
     source = ReasoningGym(family="spell_backward", size=5)
@@ -214,7 +203,6 @@ def test_the_last_line_of_a_text_that_was_cut_off_is_no_answer() -> None:
     assert read_answer("<answer>7</answer>\n", finished=False) == ("7", "answer_tag")
 
 
-@installed
 @pytest.mark.slow
 def test_the_tiny_model_refuses_problems_without_demonstrations(tmp_path: Path) -> None:
     source = ReasoningGym(family="chain_sum", size=5)
