@@ -1,0 +1,79 @@
+"""What tests do with a development cluster, through its command line and SLURM's own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "slurm" / "devcluster"
+_PATIENCE_S = 60.0
+_ENDED = re.compile("BOOT_FAIL|CANCELLED|COMPLETED|FAILED|NODE_FAIL|OUT_OF_MEMORY|PREEMPTED|REQUEUED|TIMEOUT")
+
+
+@dataclass(frozen=True)
+class Devcluster:
+    """A development cluster in a folder of its own."""
+
+    folder: Path
+
+    def script(self, action: str) -> subprocess.CompletedProcess[str]:
+        """``devcluster up``, ``down`` or ``status`` for this cluster."""
+        command = [str(SCRIPT), "--folder", str(self.folder), action]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    def daemon(self, name: str) -> int:
+        """The process number that ``status`` tells of a daemon."""
+        told = self.script("status").stdout
+        match = re.search(rf"^{name} +(\d+) ", told, re.MULTILINE)
+        assert match, told
+        return int(match[1])
+
+    def run(self, *command: str) -> str:
+        """What a command prints whose SLURM is this cluster."""
+        done = subprocess.run(
+            command,
+            env={**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def submit(self, script: str, *options: str) -> str:
+        """The number of a new batch job; its tasks and attempts write one file, see ``output``."""
+        output = ("--output", f"{self.folder}/%A.out", "--open-mode=append")
+        return self.run("sbatch", "--parsable", *output, *options, "--wrap", script)
+
+    def wait_for(self, line: str, job: str) -> None:
+        """Wait until a job has printed a line."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not (self.folder / f"{job}.out").exists() or line not in self.output(job):
+            assert time.monotonic() < deadline, f"job {job} does not print {line} within {_PATIENCE_S:g} s"
+            time.sleep(0.1)
+
+    def output(self, job: str) -> list[str]:
+        """The lines that a job printed, without SLURM's own."""
+        lines = (self.folder / f"{job}.out").read_text().splitlines()
+        return [line for line in lines if not line.startswith("slurmstepd")]
+
+    def ended(self, job: str, *, rows: int = 1, fields: str = "state") -> list[str]:
+        """What sacct tells of a job, once it knows the end of that many tasks or attempts; oldest first.
+
+        sacct learns of a start or an end a second after squeue, so an empty queue is not enough.
+        """
+        sacct = ("sacct", "-X", "--noheader", "--parsable2", "--duplicates", f"--jobs={job}")
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            queued = self.run("squeue", "--noheader", f"--jobs={job}")
+            states = self.run(*sacct, "--format=state").splitlines()
+            if not queued and len(states) >= rows and all(_ENDED.match(state) for state in states):
+                return self.run(*sacct, f"--format={fields}").splitlines()
+            assert time.monotonic() < deadline, f"job {job} after {_PATIENCE_S:g} s: {queued} {states}"
+            time.sleep(0.2)
