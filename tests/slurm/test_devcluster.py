@@ -14,6 +14,8 @@ import pytest
 import submitit
 from tests.slurm.cluster import SCRIPT, Devcluster
 
+pytestmark = pytest.mark.slurm
+
 _WHOLE = ("--nodes=2", "--gres=gpu:4")  # all GPUs of the cluster
 _ATTEMPT = "echo attempt ${SLURM_RESTART_COUNT:-0}; test -z $SLURM_RESTART_COUNT || exit 0; "
 
