@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,16 @@ from tests.slurm.cluster import Devcluster
 _PACKAGES_MISSING = 3  # the exit code of `devcluster up`
 
 
-def _running(folder: Path) -> Iterator[Devcluster]:
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """An empty folder whose path is short enough for sockets, which that of ``tmp_path`` need not be."""
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        yield Path(folder)
+
+
+def _running(folder: str) -> Iterator[Devcluster]:
     """A cluster while it is up. Only root can install SLURM: for others without it, tests are NOT RUN."""
-    cluster = Devcluster(folder)
+    cluster = Devcluster(Path(folder))
     try:
         done = cluster.script("up")
         if done.returncode == _PACKAGES_MISSING and os.geteuid() != 0:
@@ -26,12 +34,13 @@ def _running(folder: Path) -> Iterator[Devcluster]:
 
 
 @pytest.fixture(scope="session")
-def devcluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devcluster]:
+def devcluster() -> Iterator[Devcluster]:
     """The cluster that all tests of a session share: each leaves it without jobs."""
-    yield from _running(tmp_path_factory.mktemp("slurm"))
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        yield from _running(folder)
 
 
 @pytest.fixture
-def second_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devcluster]:
+def second_cluster(short_folder: Path) -> Iterator[Devcluster]:
     """Another cluster on the same machine, for a test that breaks it."""
-    yield from _running(tmp_path_factory.mktemp("slurm"))
+    yield from _running(str(short_folder))

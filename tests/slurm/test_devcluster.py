@@ -138,22 +138,22 @@ def test_down_ends_all_of_a_broken_cluster_and_nothing_else(
     assert devcluster.script("status").returncode == 0
 
 
-def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    done = Devcluster(tmp_path).script("up")
+def test_a_folder_that_others_can_enter_is_refused(short_folder: Path) -> None:
+    short_folder.chmod(0o755)
+    done = Devcluster(short_folder).script("up")
     assert done.returncode == 1
-    assert f"{tmp_path} must be yours alone" in done.stderr
+    assert f"{short_folder} must be yours alone" in done.stderr
 
 
-def test_a_user_without_packages_is_told_what_root_must_install(tmp_path: Path) -> None:
+def test_a_user_without_packages_is_told_what_root_must_install(short_folder: Path) -> None:
     # An apt-get is on the PATH, but only root may be helped by it.
-    (tmp_path / "apt-get").symlink_to(shutil.which("false") or "")
+    (short_folder / "apt-get").symlink_to(shutil.which("false") or "")
     user = (
         "import os, runpy, sys; os.geteuid = lambda: 1; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", user, str(SCRIPT), "--folder", str(tmp_path), "up"],
-        env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
+        [sys.executable, "-c", user, str(SCRIPT), "--folder", str(short_folder), "up"],
+        env={"PATH": str(short_folder), "HOME": str(short_folder)},
         capture_output=True,
         text=True,
         check=False,
