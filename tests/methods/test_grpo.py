@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from tokensweep.loss.laws import Policies, example_batch, loss_and_gradient, near_old
 from tokensweep.loss.method import Method
 from tokensweep.loss.objective import micro_loss, prepare
-from tokensweep.loss.tables import Batch, pack
+from tokensweep.loss.tables import Batch
 from tokensweep.methods.grpo import (
     GroupNormalisedAdvantage,
     PPOClip,
@@ -24,6 +25,8 @@ from tokensweep.methods.grpo import (
     UniformAllocation,
     VerifierReward,
 )
+
+MakeBatch = Callable[..., Batch]
 
 GRPO = Method(
     name="grpo",
@@ -38,21 +41,6 @@ GRPO = Method(
 )
 
 
-def batch_of(rewards: list[float], *, lengths: list[int], prompt_of: list[int] | None = None) -> Batch:
-    """Rollouts with old log-probabilities 0, float64."""
-    batch = pack(
-        [[1]] * len(rewards),
-        completions=[[2] * length for length in lengths],
-        prompt_of=prompt_of or [0] * len(rewards),
-        accuracy=rewards,
-        truncated=[False] * len(rewards),
-        max_tokens=max(lengths),
-    )
-    values = torch.tensor(rewards, dtype=torch.float64)
-    old = torch.zeros(batch.num_tokens, dtype=torch.float64)
-    return replace(batch, accuracy=values, rewards=values).with_columns(old_logprobs=old)
-
-
 def policy(*ratios: float) -> Policies:
     logprobs = torch.tensor(ratios, dtype=torch.float64).log()
     return Policies(logprobs, torch.zeros_like(logprobs))
@@ -62,7 +50,7 @@ def gradient(method: Method, batch: Batch, now: Policies) -> Tensor:
     return loss_and_gradient(method, prepare(method, batch), now)[1]
 
 
-def test_advantages_are_deviations_in_units_of_the_population_std() -> None:
+def test_advantages_are_deviations_in_units_of_the_population_std(batch_of: MakeBatch) -> None:
     # rewards 1 0 0 1: mean 1/2, population std 1/2; second group 3 0 0: mean 1, std sqrt(6/3) = sqrt 2
     batch = batch_of([1, 0, 0, 1, 3, 0, 0], lengths=[2, 1, 1, 1, 1, 1, 1], prompt_of=[0, 0, 0, 0, 1, 1, 1])
     got = GroupNormalisedAdvantage(eps=0)(batch)
@@ -80,46 +68,46 @@ def test_group_advantages_sum_to_zero_with_mean_square_one() -> None:
     torch.testing.assert_close(batch.by_prompt(by_rollout**2), squares)
 
 
-def test_the_sample_std_divides_by_one_less() -> None:
+def test_the_sample_std_divides_by_one_less(batch_of: MakeBatch) -> None:
     # rewards 1 0 0 1: variance 4 * 0.25 / 3, so A = 0.5 / sqrt(1/3) = sqrt(3)/2
     got = GroupNormalisedAdvantage(std=Std.sample, eps=0)(batch_of([1, 0, 0, 1], lengths=[1] * 4))
     root = 3**0.5 / 2
     torch.testing.assert_close(got, torch.tensor([root, -root, -root, root], dtype=torch.float64))
 
 
-def test_without_std_the_advantage_is_the_centred_reward() -> None:
+def test_without_std_the_advantage_is_the_centred_reward(batch_of: MakeBatch) -> None:
     got = GroupNormalisedAdvantage(std=Std.none)(batch_of([3, 0, 0], lengths=[1] * 3))
     assert got.tolist() == [2, -1, -1]
 
 
-def test_eps_is_added_to_the_std() -> None:
+def test_eps_is_added_to_the_std(batch_of: MakeBatch) -> None:
     # mean 1/2, std 1/2, eps 1/2: 0.5 / (0.5 + 0.5)
     got = GroupNormalisedAdvantage(eps=0.5)(batch_of([1, 0], lengths=[1, 1]))
     assert got.tolist() == [0.5, -0.5]
 
 
 @pytest.mark.parametrize("std", list(Std))
-def test_equal_rewards_give_exactly_zero_in_spite_of_rounding(std: Std) -> None:
+def test_equal_rewards_give_exactly_zero_in_spite_of_rounding(std: Std, batch_of: MakeBatch) -> None:
     batch = batch_of([0.1] * 7, lengths=[1] * 7)
     single = replace(batch, rewards=batch.rewards.float())
     assert (single.rewards.sum() / 7 != single.rewards[0]).item()  # the mean is rounded
     assert (GroupNormalisedAdvantage(std=std, eps=0)(single) == 0).all()
 
 
-def test_a_group_of_one_rollout_gets_zero() -> None:
+def test_a_group_of_one_rollout_gets_zero(batch_of: MakeBatch) -> None:
     got = GroupNormalisedAdvantage(std=Std.sample)(batch_of([1, 1, 0], lengths=[1] * 3, prompt_of=[0, 1, 1]))
     assert got[0] == 0
     assert got[1] > 0
 
 
-def test_shifted_and_scaled_rewards_give_the_same_advantages() -> None:
+def test_shifted_and_scaled_rewards_give_the_same_advantages(batch_of: MakeBatch) -> None:
     batch = batch_of([1, 0, 0.5], lengths=[1, 2, 3])
     moved = replace(batch, rewards=7 * batch.rewards - 3)
     advantage = GroupNormalisedAdvantage(eps=0)
     torch.testing.assert_close(advantage(moved), advantage(batch))
 
 
-def test_on_policy_the_loss_is_zero_and_each_rollout_pulls_with_its_mean() -> None:
+def test_on_policy_the_loss_is_zero_and_each_rollout_pulls_with_its_mean(batch_of: MakeBatch) -> None:
     # A = 1 and -1; two rollouts of 2 and 4 tokens: gradients -1/(2*2) and +1/(2*4)
     batch = batch_of([1, 0], lengths=[2, 4])
     loss, got = loss_and_gradient(GRPO, prepare(GRPO, batch), policy(1, 1, 1, 1, 1, 1))
@@ -127,14 +115,16 @@ def test_on_policy_the_loss_is_zero_and_each_rollout_pulls_with_its_mean() -> No
     assert got.tolist() == [-0.25, -0.25, 0.125, 0.125, 0.125, 0.125]
 
 
-def test_token_mean_gives_every_token_the_same_pull() -> None:
+def test_token_mean_gives_every_token_the_same_pull(batch_of: MakeBatch) -> None:
     batch = batch_of([1, 0], lengths=[2, 4])
     got = gradient(replace(GRPO, aggregate=TokenMean()), batch, policy(1, 1, 1, 1, 1, 1))
     expected = torch.tensor([-1, -1, 1, 1, 1, 1], dtype=torch.float64) / 6
     torch.testing.assert_close(got, expected)
 
 
-def test_the_gradient_vanishes_exactly_beyond_the_clip_on_the_side_of_the_advantage() -> None:
+def test_the_gradient_vanishes_exactly_beyond_the_clip_on_the_side_of_the_advantage(
+    batch_of: MakeBatch,
+) -> None:
     # A = +1 for four tokens, -1 for four; inside, the gradient is -r A / (2 rollouts * 4 tokens)
     batch = batch_of([1, 0], lengths=[4, 4])
     got = gradient(GRPO, batch, policy(1.25, 1.15, 0.85, 0.75, 1.25, 1.15, 0.85, 0.75))
@@ -171,7 +161,7 @@ def test_uniform_allocation_asks_once_and_keeps_everything() -> None:
     assert uniform.keep(torch.ones(4))
 
 
-def test_the_divergence_estimate_is_zero_on_policy_and_above_it_otherwise() -> None:
+def test_the_divergence_estimate_is_zero_on_policy_and_above_it_otherwise(batch_of: MakeBatch) -> None:
     # k3 = r - 1 - log r for the tokens of a rollout: 0 at r = 1, else positive
     batch = batch_of([1, 0], lengths=[2, 2])
     for ratios, expected in (((1.0,) * 4, 0.0), ((2.0, 1.0, 1.0, 0.5), 1 - math.log(2) - 0.5 + math.log(2))):

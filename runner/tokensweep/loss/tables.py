@@ -25,7 +25,7 @@ _FILLED_BY = {
     "uniform": "the trainer, which draws one number per token",
 }
 
-_MAX_LOG_RATIO = 20.0  # exp(20) = 4.9e8 is finite in float32, and no clip range reaches it
+MAX_LOG_RATIO = 20.0  # exp(20) = 4.9e8 is finite in float32, and no clip range reaches it
 
 
 class Scope(StrEnum):
@@ -123,6 +123,12 @@ class Batch:
         low = none.scatter_reduce(0, self.prompt_of, self.rewards, "amin", include_self=False)
         high = none.scatter_reduce(0, self.prompt_of, self.rewards, "amax", include_self=False)
         return low == high
+
+    @cached_property
+    def centred_rewards(self) -> Tensor:
+        """Rewards minus the mean of their group, [R]; of equal rewards up to rounding 0."""
+        size = self.by_prompt(torch.ones_like(self.rewards))
+        return self.rewards - (self.by_prompt(self.rewards) / size)[self.prompt_of]
 
     def with_columns(self, **columns: Tensor) -> Batch:
         """The same batch with token columns [N] added or replaced."""
@@ -263,7 +269,7 @@ class View(TokenTable):
     @property
     def log_ratio(self) -> Tensor:
         """``logprobs - old_logprobs`` [n], held within ±20 so that its exponential is finite."""
-        return (self.logprobs - self.columns["old_logprobs"]).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+        return (self.logprobs - self.columns["old_logprobs"]).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
     def segments(self, scope: Scope) -> Tensor:
         """Number of the segment that each token belongs to under ``scope``, [n] int64.

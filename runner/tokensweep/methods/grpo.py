@@ -89,7 +89,7 @@ class GroupNormalisedAdvantage(Advantage):
     def __call__(self, batch: Batch) -> Tensor:
         group = batch.prompt_of
         size = batch.by_prompt(torch.ones_like(batch.rewards))
-        centred = batch.rewards - (batch.by_prompt(batch.rewards) / size)[group]
+        centred = batch.centred_rewards
         if self.std is not Std.none:
             degrees = size - 1 if self.std is Std.sample else size
             variance = batch.by_prompt(centred**2) / degrees.clamp(min=1)

@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.method import TOKEN_LOCAL, Guarantee, Regularizer, TokenReward
-from tokensweep.loss.tables import Batch, Unit, View
+from tokensweep.loss.tables import MAX_LOG_RATIO, Batch, Unit, View
 from tokensweep.registry import component
-
-_MAX_LOG_RATIO = 20.0  # exp(20) is finite in float32
 
 
 class Estimator(StrEnum):
@@ -30,7 +28,7 @@ class Estimator(StrEnum):
 
 def divergence(estimator: Estimator, logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """The estimate for each token, [n] nats; ``d`` is held within ±20 nats."""
-    d = (logprobs - ref_logprobs).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    d = (logprobs - ref_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     if estimator is Estimator.k1:
         return d
     return d.square() / 2 if estimator is Estimator.k2 else torch.expm1(-d) + d

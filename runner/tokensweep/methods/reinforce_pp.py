@@ -88,9 +88,7 @@ class ReinforcePPBaselineAdvantage(Advantage):
 
     def __call__(self, batch: Batch) -> Tensor:
         group = batch.prompt_of
-        size = batch.by_prompt(torch.ones_like(batch.rewards))[group]
-        centred = batch.rewards - batch.by_prompt(batch.rewards)[group] / size
-        centred = torch.where(batch.equal_rewards[group], 0.0, centred)
+        centred = torch.where(batch.equal_rewards[group], 0.0, batch.centred_rewards)
         if self.unit is Unit.token:
             return whiten(centred[batch.rollout_of], eps=self.eps)
         return whiten(centred, eps=self.eps)[batch.rollout_of]

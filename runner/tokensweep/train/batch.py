@@ -68,7 +68,7 @@ def divide(batch: Batch, *, method: Method, micro_tokens: int, seed: int) -> tup
     )
     sizes = torch.bincount(batch.sequence_of, minlength=batch.num_rollouts).tolist()
     microbatch_of = torch.zeros_like(minibatch_of)
-    constant = _constant_groups(batch)
+    constant = batch.equal_rewards[batch.prompt_of]  # rollouts [R] whose group has one reward only
     plan, number = [], 0
     for mini in range(num_minibatches):
         members = (minibatch_of == mini).nonzero().squeeze(1).tolist()
@@ -100,15 +100,3 @@ def fill_bins(members: Sequence[int], *, sizes: Sequence[int], budget: int) -> l
         bins[place].append(member)
         loads[place] += sizes[member]
     return [sorted(members) for members in bins]
-
-
-def _constant_groups(batch: Batch) -> Tensor:
-    """Rollouts [R] bool whose group has one reward only."""
-    size = batch.num_prompts
-    low = batch.rewards.new_zeros(size).scatter_reduce(
-        0, batch.prompt_of, batch.rewards, "amin", include_self=False
-    )
-    high = batch.rewards.new_zeros(size).scatter_reduce(
-        0, batch.prompt_of, batch.rewards, "amax", include_self=False
-    )
-    return (low == high)[batch.prompt_of]
