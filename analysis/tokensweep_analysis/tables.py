@@ -63,7 +63,7 @@ class Trouble:
     arm: str
     seed: int
     run_id: str
-    state: str  # missing | running | interrupted | failed | unreadable
+    state: str  # missing | running | trained | interrupted | failed | unreadable
     error: str = ""
 
 

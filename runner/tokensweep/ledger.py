@@ -27,7 +27,7 @@ _RESERVE_BYTES = 65536  # given back when the disk is full, so that the reason c
 
 class Kind(StrEnum):
     """Kinds of events. Their fields: step (checkpoint, trained); suite, eval_id, num_samples (evaluated);
-    error, class (failed)."""
+    error, class (failed); stage (finished, when something is left for another stage)."""
 
     planned = "planned"
     started = "started"
@@ -40,10 +40,12 @@ class Kind(StrEnum):
 
 
 class Status(StrEnum):
-    """State of a run. ``interrupted``: its process is gone without having said how it ended."""
+    """State of a run. ``trained``: its evaluation is left to another process; ``interrupted``: it was stopped,
+    or its process is gone without having said how it ended."""
 
     planned = "planned"
     running = "running"
+    trained = "trained"
     finished = "finished"
     failed = "failed"
     interrupted = "interrupted"
@@ -127,6 +129,7 @@ class RunRecord:
     run_id: str
     status: Status
     attempts: int
+    preempted: int = 0  # attempts that were asked to stop
     error: str | None = None  # of the last attempt
     error_class: str | None = None
     last_step: int = 0  # newest step with metrics
@@ -163,6 +166,7 @@ def read_run(run_dir: Path) -> RunRecord:
         run_id=run_dir.name,
         status=status,
         attempts=len(folders),
+        preempted=sum(event["kind"] == Kind.preempted for event in events),
         error=failure.get("error"),
         error_class=failure.get("class"),
         last_step=max((int(row["step"]) for row in last_rows if row), default=0),
@@ -259,8 +263,10 @@ def _status(last: list[dict[str, Any]], *, alive: bool, attempts: int) -> Status
         return Status.running
     if not attempts:
         return Status.planned
-    ends = [event["kind"] for event in last if event["kind"] in {Kind.finished, Kind.failed}]
-    return Status(ends[-1]) if ends else Status.interrupted
+    ends = [event for event in last if event["kind"] in {Kind.finished, Kind.failed}]
+    if not ends:
+        return Status.interrupted
+    return Status.trained if "stage" in ends[-1] else Status(ends[-1]["kind"])
 
 
 def _spans(

@@ -32,6 +32,7 @@ _PARAMS_PER_BATCH = 100
 _NOTE_CHARACTERS = 8000
 _STATUS = {
     Status.running: "RUNNING",
+    Status.trained: "SCHEDULED",  # for its evaluation
     Status.finished: "FINISHED",
     Status.failed: "FAILED",
     Status.interrupted: "KILLED",

@@ -1,4 +1,4 @@
-"""Runs one planned run from nothing but its folder: ``python -m tokensweep.worker RUN_DIR``.
+"""Runs one planned run from nothing but its folder: ``python -m tokensweep.worker RUN_DIR [STAGE]``.
 
 Everything a worker needs lies in the folder and everything it does is written there, so it can be started by
 a terminal, a process pool or a cluster's queue, die at any moment, and be started again: it goes on where the
@@ -7,11 +7,13 @@ last attempt was.
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from tokensweep.ledger import Attempt, Kind, read_run
+
+
+PREEMPTED = 75  # exit code of a worker that was asked to stop and can be continued: EX_TEMPFAIL
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # what a scheduler sends before it takes the machine away
 
 
 class Failure(StrEnum):
@@ -30,6 +36,21 @@ class Failure(StrEnum):
     disk = "disk"  # make room, then again
     data = "data"
     other = "other"
+    # What a worker cannot say of itself, seen from outside:
+    killed = "killed"  # ended by a signal without a word: usually the machine was out of memory
+    hang = "hang"  # alive without progress
+    unfinished = "unfinished"  # left with exit code 0 before its work was done
+    timeout = "timeout"  # a whole time limit without a checkpoint
+    node = "node"  # the machine failed
+    submission = "submission"  # never came to start
+
+
+class Stage(StrEnum):
+    """The part of a run that a worker does."""
+
+    train = "train"
+    evaluate = "evaluate"
+    all = "all"
 
 
 @dataclass(frozen=True)
@@ -37,33 +58,38 @@ class RunJob:
     """Trains and evaluates the run in ``run_dir`` as far as that is not done. A path only, so it pickles."""
 
     run_dir: Path
+    stage: Stage = Stage.all
 
-    def __call__(self) -> None:
-        """Work until the run is complete.
+    def __call__(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Work until the stage is complete.
 
         The attempt's ledger says how it ended and its log holds every word of output. Raises what went
-        wrong, and RuntimeError when another process works on the run.
+        wrong, PreemptedError when ``should_stop`` said so, and RuntimeError when another process works on
+        the run.
         """
+        from tokensweep.train.trainer import PreemptedError
+
         with Attempt.open(self.run_dir) as attempt, _output_to(attempt.log):
             try:
-                _work(self.run_dir, attempt)
-            except KeyboardInterrupt:
+                rest = _work(self.run_dir, attempt, stage=self.stage, should_stop=should_stop)
+            except (KeyboardInterrupt, PreemptedError) as stop:
                 attempt.event(Kind.preempted)
+                print(f"stopped: {stop}")
                 raise
             except Exception as error:
                 _record(attempt, error)  # first: the log may not be writable any more
                 traceback.print_exc()
                 raise
-            attempt.event(Kind.finished)
+            attempt.event(Kind.finished, **({"stage": self.stage.value} if rest else {}))
 
 
-def _work(run_dir: Path, attempt: Attempt) -> None:
-    """Check the folder, train, evaluate."""
+def _work(run_dir: Path, attempt: Attempt, *, stage: Stage, should_stop: Callable[[], bool]) -> bool:
+    """Check the folder, train, evaluate; gives back whether something is left for another stage."""
     from transformers.utils import logging
 
     from tokensweep.compose import register_components
     from tokensweep.identity import read_json, verify, verify_code
-    from tokensweep.train.trainer import run_training
+    from tokensweep.train.trainer import PreemptedError, run_training
 
     logging.disable_progress_bar()  # of loading and saving, which nobody reads in a log
     config = verify(run_dir)
@@ -71,12 +97,19 @@ def _work(run_dir: Path, attempt: Attempt) -> None:
     record = read_run(run_dir)
     cache = run_dir.resolve().parents[1] / "models"  # <store>/runs/<id> lies beside <store>/models
     if record.trained_step is None:
+        if stage is Stage.evaluate:
+            raise ValueError(
+                f"{run_dir.name} must be trained before it is evaluated: its training did not end"
+            )
         verify_code(run_dir)
-        run_training(config, run_dir, attempt, cache=cache)
+        run_training(config, run_dir, attempt, cache=cache, should_stop=should_stop)
     plan = read_json(run_dir / "plan.json")
     missing = [e for e in plan["evals"] if record.evaluated.get(e["eval_id"], 0) < e["num_samples"]]
-    if missing:
+    if missing and stage is not Stage.train:
+        if should_stop():
+            raise PreemptedError("asked to stop before the evaluation")
         _evaluate_all(run_dir, attempt, config, plan, missing)
+    return bool(missing) and stage is Stage.train
 
 
 def _evaluate_all(
@@ -177,11 +210,21 @@ def _output_to(log: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """``python -m tokensweep.worker RUN_DIR``; leaves with 1 when the run failed."""
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m tokensweep.worker RUN_DIR")
+    """Do a stage of a run; leaves with 1 when it failed, with ``PREEMPTED`` when it was asked to stop."""
+    parser = argparse.ArgumentParser(prog="python -m tokensweep.worker", description=main.__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("stage", nargs="?", type=Stage, default=Stage.all, choices=list(Stage))
+    options = parser.parse_args()
+    asked: list[int] = []
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda received, _: asked.append(received))
+
+    from tokensweep.train.trainer import PreemptedError
+
     try:
-        RunJob(Path(sys.argv[1]))()
+        RunJob(options.run_dir, options.stage)(should_stop=lambda: bool(asked))
+    except PreemptedError:
+        raise SystemExit(PREEMPTED) from None
     except Exception as error:  # noqa: BLE001  the log has the traceback; here one line is enough
         print(f"tokensweep.worker: {type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(1) from None

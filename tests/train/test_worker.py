@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -15,11 +16,13 @@ from typing import Any
 import pytest
 import torch
 
+from tokensweep.dispatch import start_worker
 from tokensweep.identity import code_sha, digest
 from tokensweep.ledger import Attempt, Kind, Status, read_events, read_metrics, read_run
 from tokensweep.train.setup import DataError
+from tokensweep.train.trainer import PreemptedError
 from tokensweep.train.update import NonFiniteError
-from tokensweep.worker import Failure, RunJob, classify
+from tokensweep.worker import PREEMPTED, Failure, RunJob, Stage, classify
 from tokensweep_analysis.samples import read_samples
 
 Make = Callable[..., dict[str, Any]]
@@ -154,6 +157,63 @@ def test_a_trained_run_without_its_checkpoint_is_refused(tmp_path: Path, small_c
         attempt.event(Kind.trained, step=2)
     with pytest.raises(ValueError, match="is missing although the run is trained"):
         RunJob(run_dir)()
+
+
+def test_a_trained_run_waits_for_its_evaluation_and_another_stage_adds_it(
+    tmp_path: Path, small_config: Make
+) -> None:
+    run_dir = planned(tmp_path, small_config())
+    RunJob(run_dir, Stage.train)()
+    record = read_run(run_dir)
+    assert (record.status, record.trained_step, record.evaluated) == (Status.trained, 2, {})
+    RunJob(run_dir, Stage.evaluate)()
+    record = read_run(run_dir)
+    assert (record.status, record.evaluated) == (Status.finished, {"e1": 2})
+
+
+def test_the_training_of_an_evaluated_run_leaves_nothing_for_later(
+    tmp_path: Path, small_config: Make
+) -> None:
+    run_dir = planned(tmp_path, small_config())
+    RunJob(run_dir)()
+    RunJob(run_dir, Stage.train)()
+    assert read_run(run_dir).status == Status.finished
+
+
+def test_a_run_that_is_not_trained_is_not_evaluated(tmp_path: Path, small_config: Make) -> None:
+    run_dir = planned(tmp_path, small_config())
+    with pytest.raises(ValueError, match="r1 must be trained before it is evaluated"):
+        RunJob(run_dir, Stage.evaluate)()
+
+
+def test_a_job_that_is_asked_to_stop_leaves_a_checkpoint_of_its_last_step(
+    tmp_path: Path, small_config: Make
+) -> None:
+    run_dir = planned(tmp_path, small_config(steps=4, checkpoint={"every": 4, "keep": 1}))
+    asked = iter([False, True])  # before the first step, before the second
+    with pytest.raises(PreemptedError, match="asked to stop after step 1 of 4"):
+        RunJob(run_dir)(should_stop=lambda: next(asked))
+    record = read_run(run_dir)
+    assert (record.status, record.durable_step, record.preempted) == (Status.interrupted, 1, 1)
+    RunJob(run_dir)()
+    assert [row["step"] for row in read_metrics(run_dir)] == [1, 2, 3, 4]
+    assert read_run(run_dir).status == Status.finished
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_worker_that_is_signalled_says_that_it_can_be_continued(
+    tmp_path: Path, small_config: Make, number: signal.Signals
+) -> None:
+    run_dir = planned(tmp_path, small_config(steps=100000, data={"_component_": "data/ops"}))
+    worker = start_worker(run_dir, threads=1)
+    while not read_metrics(run_dir):
+        assert worker.poll() is None
+        time.sleep(0.05)
+    worker.send_signal(number)
+    assert worker.wait(60) == PREEMPTED
+    record = read_run(run_dir)
+    assert record.status == Status.interrupted
+    assert record.durable_step == record.last_step
 
 
 def test_a_job_survives_pickling(tmp_path: Path) -> None:

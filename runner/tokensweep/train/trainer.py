@@ -36,6 +36,10 @@ from tokensweep.train.stored import store_rollouts
 from tokensweep.train.update import Updater
 
 
+class PreemptedError(Exception):
+    """The training was asked to stop and can be continued from where it was."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """A finished training."""
@@ -51,17 +55,22 @@ def run_training(
     *,
     cache: Path,
     on_progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Train the run of a frozen config to its last step, from its newest checkpoint if it has one.
 
     Metrics and events go to ``attempt``, checkpoints and stored rollouts to ``run_dir``, models to ``cache``.
-    ``on_progress`` hears (steps done, steps in total). Raises ValueError for a config, data or a checkpoint
-    that cannot be used, NonFiniteError when the loss or its gradient is no number.
+    ``on_progress`` hears (steps done, steps in total); ``should_stop`` is asked before every step. Raises
+    PreemptedError when it said so, with every step so far in a checkpoint, ValueError for a config, data or a
+    checkpoint that cannot be used, NonFiniteError when the loss or its gradient is no number.
     """
     prepare_torch(config["compute"])
     training = _Training(config, run_dir, attempt, cache=cache)
     steps = config["steps"]
     while training.progress.step < steps:
+        if should_stop():
+            training.save()
+            raise PreemptedError(f"asked to stop after step {training.progress.step} of {steps}")
         training.step()
         if on_progress is not None:
             on_progress(training.progress.step, steps)
@@ -79,6 +88,7 @@ class _Training:
         self.parts = parts
         clear_leftovers(run_dir / "checkpoints")
         found = newest_checkpoint(run_dir / "checkpoints", owner=self.owner, note=print)
+        self.saved = found.progress.step if found else 0  # the newest step in a checkpoint
         self.checkpoint = found.folder if found else parts.model_folder
         self.progress = found.progress if found else Progress()
         self.policy = Policy(self.checkpoint, device=parts.device)
@@ -203,8 +213,13 @@ class _Training:
         )
 
     def _save_if_due(self) -> None:
-        settings, step = self.config["checkpoint"], self.progress.step
-        if step % settings["every"] and step != self.config["steps"]:
+        step = self.progress.step
+        if step % self.config["checkpoint"]["every"] == 0 or step == self.config["steps"]:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of the last step, if it has none yet."""
+        if self.progress.step == self.saved:
             return
         self.checkpoint = save_checkpoint(
             self.run_dir / "checkpoints",
@@ -212,9 +227,10 @@ class _Training:
             optimizer=self.optimizer,
             progress=self.progress,
             owner=self.owner,
-            keep=settings["keep"],
+            keep=self.config["checkpoint"]["keep"],
         )
-        self.attempt.event(Kind.checkpoint, step=step)
+        self.saved = self.progress.step
+        self.attempt.event(Kind.checkpoint, step=self.saved)
 
 
 def _scheduled(method: Method, index: int) -> dict[str, float]:
