@@ -30,20 +30,26 @@ class LocalLauncherConf:
 
 
 @dataclass
+class SlurmLauncherConf:
+    _target_: str = f"{_HERE}.SlurmLauncher"
+
+
+@dataclass
 class GridSweeperConf:
     _target_: str = f"{_HERE}.GridSweeper"
     max_batch_size: int | None = None
     params: dict[str, str] | None = None
 
 
-ConfigStore.instance().store(
-    group="hydra/launcher", name="local", node=LocalLauncherConf, provider="tokensweep"
-)
+for _name, _conf in (("local", LocalLauncherConf), ("slurm", SlurmLauncherConf)):
+    ConfigStore.instance().store(group="hydra/launcher", name=_name, node=_conf, provider="tokensweep")
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="tokensweep")
 
 
 class LocalLauncher(Launcher):
     """Runs the jobs of a multirun as worker processes of this machine (``hydra/launcher=local``)."""
+
+    launcher = "local"
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep the composed base config; the jobs are composed by the planner."""
@@ -51,12 +57,19 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Plan, run and report all jobs; leaves with a non-zero exit code when a run failed."""
-        from tokensweep.orchestrate import run_multirun
+        from tokensweep.orchestrate import multirun, run_sweep
 
-        run_ids = run_multirun(job_overrides, name=self._config.sweep, scale=self._config.scale)
+        sweep = multirun(job_overrides, name=self._config.sweep, scale=self._config.scale)
+        run_ids = run_sweep(sweep, launcher=self.launcher)
         return [
             _job_return(run_id, overrides) for run_id, overrides in zip(run_ids, job_overrides, strict=True)
         ]
+
+
+class SlurmLauncher(LocalLauncher):
+    """Submits the jobs of a multirun to a cluster (``hydra/launcher=slurm site=NAME``) and returns."""
+
+    launcher = "slurm"
 
 
 def _job_return(run_id: str, overrides: Sequence[str]) -> JobReturn:

@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +20,10 @@ tokensweep trains token-level RLVR methods in one trainer and compares them.
   tokensweep sweep NAME|FILE [KEY=VALUE ...]  a sweep file: arms x seeds, ends with the comparison table
   tokensweep plan NAME|FILE|train ...         what would run, without running it
   tokensweep evaluate run=ID|model=NAME ...   sample and grade a benchmark without training
+  tokensweep status [SWEEP] [--follow]        what is finished, runs, waits, failed and why
+  tokensweep logs RUN [--follow]              the log of a run
+  tokensweep cancel SWEEP [RUN ...]           take its jobs out of a cluster's queue; checkpoints stay
+  tokensweep retry SWEEP                      submit again what failed, was cancelled or got lost
   tokensweep report SWEEP                     the table again
   tokensweep regrade SWEEP                    grade stored answers again, without a model; then the table
   tokensweep methods [NAME]                   the method presets, or what fills the slots of one
@@ -31,12 +34,15 @@ Each has its own --help. Start with:
   tokensweep sweep forking_tokens scale=tiny
   tokensweep train -m method=forking_tokens method.token_weights.entropy.fraction=0.2,0.8 seed=0,1
 
+On a cluster (slurm/README.md): add hydra/launcher=slurm site=NAME, and wait=true to stay.
+
 Runs live in one store: $TOKENSWEEP_HOME, or ~/tokensweep; store=FOLDER overrides.
 Shell completion: eval "$(tokensweep -sc install=bash)"
 """
 
 _HYDRA_COMMANDS = ("train", "evaluate")
-_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", "report", "regrade", "methods", "data", "sync")
+_STEERING = ("status", "logs", "cancel", "retry")
+_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", "report", "regrade", *_STEERING, "methods", "data", "sync")
 
 
 def main() -> None:
@@ -52,6 +58,10 @@ def main() -> None:
         "plan": _plan,
         "report": _report,
         "regrade": _regrade,
+        "status": _status,
+        "logs": _logs,
+        "cancel": _cancel,
+        "retry": _retry,
         "methods": _methods,
         "data": _data,
         "sync": _sync,
@@ -141,17 +151,24 @@ def _sweep(arguments: Sequence[str]) -> None:
     from tokensweep.orchestrate import run_sweep
 
     options = _sweep_parser("sweep").parse_args(arguments[1:])
-    run_sweep(_load(options.name, options.overrides))
+    launcher, overrides = _launcher(options.overrides)
+    run_sweep(_load(options.name, overrides), launcher=launcher)
 
 
 def _plan(arguments: Sequence[str]) -> None:
     from tokensweep.orchestrate import dry_run
 
     options = _sweep_parser("plan").parse_args([a for a in arguments[1:] if a not in ("-m", "--multirun")])
-    if options.name == "train":
-        dry_run(_multirun(options.overrides))
-    else:
-        dry_run(_load(options.name, options.overrides))
+    launcher, overrides = _launcher(options.overrides)
+    sweep = _multirun(overrides) if options.name == "train" else _load(options.name, overrides)
+    dry_run(sweep, launcher=launcher)
+
+
+def _launcher(overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """What ``hydra/launcher=`` says, and the other overrides: it is of the command and not of a run."""
+    key = "hydra/launcher="
+    given = [text.removeprefix(key) for text in overrides if text.startswith(key)]
+    return (given or ["local"])[-1], [text for text in overrides if not text.startswith(key)]
 
 
 def _sweep_parser(name: str) -> argparse.ArgumentParser:
@@ -202,19 +219,21 @@ def _words(text: str) -> list[str]:
 def _report(arguments: Sequence[str]) -> None:
     from rich.console import Console
 
+    from tokensweep.options import known_sweep, with_store
     from tokensweep.orchestrate import show_report
 
     parser = argparse.ArgumentParser(
         prog="tokensweep report", description="Print the table of a sweep again."
     )
     parser.add_argument("sweep", help="name of the sweep (a folder in <store>/sweeps)")
-    options, store, uri = _with_store(parser, arguments[1:])
-    show_report(store, _known_sweep(store, options.sweep), tracking_uri=uri, console=Console())
+    options, store, uri = with_store(parser, arguments[1:])
+    show_report(store, known_sweep(store, options.sweep), tracking_uri=uri, console=Console())
 
 
 def _regrade(arguments: Sequence[str]) -> None:
     from rich.console import Console
 
+    from tokensweep.options import known_sweep, with_store
     from tokensweep.orchestrate import regrade_sweep, show_report
 
     parser = argparse.ArgumentParser(
@@ -222,10 +241,34 @@ def _regrade(arguments: Sequence[str]) -> None:
         description="Grade the stored answers of a sweep with today's graders, then print the table.",
     )
     parser.add_argument("sweep", help="name of the sweep (a folder in <store>/sweeps)")
-    options, store, uri = _with_store(parser, arguments[1:])
-    name = _known_sweep(store, options.sweep)
+    options, store, uri = with_store(parser, arguments[1:])
+    name = known_sweep(store, options.sweep)
     regrade_sweep(store, name, console=Console())
     show_report(store, name, tracking_uri=uri, console=Console())
+
+
+def _status(arguments: Sequence[str]) -> None:
+    from tokensweep.cluster.command import status_command
+
+    status_command(arguments[1:])
+
+
+def _logs(arguments: Sequence[str]) -> None:
+    from tokensweep.cluster.command import logs_command
+
+    logs_command(arguments[1:])
+
+
+def _cancel(arguments: Sequence[str]) -> None:
+    from tokensweep.cluster.command import cancel_command
+
+    cancel_command(arguments[1:])
+
+
+def _retry(arguments: Sequence[str]) -> None:
+    from tokensweep.cluster.command import retry_command
+
+    retry_command(arguments[1:])
 
 
 def _methods(arguments: Sequence[str]) -> None:
@@ -241,6 +284,7 @@ def _data(arguments: Sequence[str]) -> None:
 
 
 def _sync(arguments: Sequence[str]) -> None:
+    from tokensweep.options import known_sweep, with_store
     from tokensweep.sync import check_uri, sync_all, sync_sweep
 
     parser = argparse.ArgumentParser(
@@ -249,52 +293,30 @@ def _sync(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("sweeps", nargs="*", help="names of sweeps")
     parser.add_argument("--all", action="store_true", help="every run of the store")
-    options, store, uri = _with_store(parser, arguments[1:])
+    options, store, uri = with_store(parser, arguments[1:])
     if not options.sweeps and not options.all:
         parser.error("name a sweep, or give --all")
     check_uri(uri)
     reports = [sync_all(store, uri=uri)] if options.all else []
-    reports += [sync_sweep(store, _known_sweep(store, name), uri=uri) for name in options.sweeps]
+    reports += [sync_sweep(store, known_sweep(store, name), uri=uri) for name in options.sweeps]
     for report in reports:
         print(report)
     if any(report.delayed for report in reports):
         raise SystemExit(1)
 
 
-def _with_store(
-    parser: argparse.ArgumentParser, arguments: Sequence[str]
-) -> tuple[argparse.Namespace, Path, str]:
-    """Parsed options, the store and the tracking URI; ``store=`` and ``tracking.uri=`` may stand anywhere."""
-    from tokensweep.paths import default_store
-    from tokensweep.plan import default_tracking_uri
-
-    parser.epilog = "store=FOLDER and tracking.uri=URI may be given as well."
-    given = dict(a.split("=", 1) for a in arguments if a.startswith(("store=", "tracking.uri=")))
-    options = parser.parse_args([a for a in arguments if not a.startswith(("store=", "tracking.uri="))])
-    store = Path(given["store"]).expanduser().resolve() if "store" in given else default_store()
-    return options, store, given.get("tracking.uri") or default_tracking_uri(store)
-
-
-def _known_sweep(store: Path, name: str) -> str:
-    """The sweep called ``name``, or the only one whose name starts with ``name-``."""
-    known = sorted(path.parent.name for path in (store / "sweeps").glob("*/sweep.json"))
-    if name in known:
-        return name
-    longer = [other for other in known if other.startswith(f"{name}-")]
-    if len(longer) == 1:
-        return longer[0]
-    raise ValueError(f"no sweep {name!r} in {store}: known are {', '.join(known) or 'none'}")
-
-
 def _multirun(overrides: Sequence[str]) -> Sweep:
     """The sweep that ``tokensweep train -m`` would make of these overrides."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    from tokensweep.compose import parse
-    from tokensweep.sweepfile import adhoc_sweep
+    from tokensweep.compose import compose_config, parse, register_components
+    from tokensweep.orchestrate import multirun
+
+    register_components()
 
     jobs = BasicSweeper.split_arguments(parse(overrides), None)[0]
-    return adhoc_sweep(jobs, name="train", scale="tiny")
+    base = compose_config(jobs[0])
+    return multirun(jobs, name=base.sweep, scale=base.scale)
 
 
 if __name__ == "__main__":

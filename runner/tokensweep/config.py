@@ -115,6 +115,26 @@ class ComputeConf:
     threads: int = 1
     device: str = "auto"
     dtype: str = "float32"
+    hang_s: int = 1800  # a job without a new step or sample for that long is ended; 0: never
+
+
+@dataclass
+class StageResources:
+    """What a stage of a run takes on a cluster; null: what the site says."""
+
+    nodes: int = 1  # with a worker process each
+    gpus: int | None = None  # per node
+    cpus: int | None = None  # per node
+    mem_gb: float | None = None  # per node
+    hours: float | None = None  # time limit; training goes on after it, from its checkpoint
+
+
+@dataclass
+class ResourcesConf:
+    """Where a run works on a cluster. Not part of its identity."""
+
+    train: StageResources = field(default_factory=StageResources)
+    evaluate: StageResources = field(default_factory=StageResources)
 
 
 @dataclass
@@ -144,8 +164,11 @@ class RunConf:
     scale: str = ""
     sweep: str | None = None  # name of the sweep this run belongs to; null: a hash of the overrides
     code: Code = Code.same
-    jobs: int = 0  # runs at a time on this machine; 0: one per core
+    jobs: int = 0  # runs at a time; 0: one per core of this machine, or what the site says
     store: str = ""
+    site: str | None = None  # of hydra/launcher=slurm: a name in slurm/sites or ./sites, or a YAML file
+    wait: bool = False  # follow the jobs of a cluster until they have ended
+    resources: ResourcesConf = field(default_factory=ResourcesConf)
 
 
 @dataclass
@@ -163,6 +186,7 @@ class EvaluateConf:
     store: str = ""
 
 
+_OF_A_STAGE = (("nodes", 1.0), ("gpus", 0.0), ("cpus", 1.0), ("mem_gb", 0.1), ("hours", 0.02))
 _AT_LEAST: tuple[tuple[str, float], ...] = (
     ("steps", 1),
     ("method.updates_per_batch", 1),
@@ -185,7 +209,9 @@ _AT_LEAST: tuple[tuple[str, float], ...] = (
     ("checkpoint.keep", 1),
     ("store_rollouts.every", 0),
     ("compute.threads", 1),
+    ("compute.hang_s", 0),
     ("jobs", 0),
+    *((f"resources.{stage}.{key}", low) for stage in ("train", "evaluate") for key, low in _OF_A_STAGE),
 )
 _SHARES = ("sampling.top_p", "eval.top_p")
 _DTYPES = ("float32", "bfloat16")

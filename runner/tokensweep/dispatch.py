@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from tokensweep.ledger import read_run
 from tokensweep.plan import Plan, PlannedRun, is_complete
 from tokensweep.progress import Board
+from tokensweep.worker import start_worker
 
 _POLL_S = 0.3
 _STOP_GRACE_S = 10.0  # between SIGTERM and SIGKILL
@@ -73,16 +73,3 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def start_worker(run_dir: Path, *, threads: int) -> subprocess.Popen[bytes]:
-    """Start the worker of a run folder, detached: it lives on if this process or its terminal ends."""
-    sizes = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}  # read when torch is loaded
-    return subprocess.Popen(
-        [sys.executable, "-m", "tokensweep.worker", str(run_dir)],
-        env={**os.environ, **sizes},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # the worker writes its own log
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -40,8 +40,8 @@ class Kind(StrEnum):
 
 
 class Status(StrEnum):
-    """State of a run. ``trained``: its evaluation is left to another process; ``interrupted``: it was stopped,
-    or its process is gone without having said how it ended."""
+    """State of a run. ``trained``: its evaluation is left to another process; ``interrupted``: it was
+    stopped, or its process is gone without having said how it ended."""
 
     planned = "planned"
     running = "running"
@@ -140,6 +140,10 @@ class RunRecord:
     ended: float | None = None  # of the last attempt; its last sign of life when interrupted
     seconds: float = 0.0  # worked, all attempts together
 
+    def missing(self, evals: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Those of the planned evaluations that have fewer samples than they ask for."""
+        return [entry for entry in evals if self.evaluated.get(entry["eval_id"], 0) < entry["num_samples"]]
+
 
 def read_run(run_dir: Path) -> RunRecord:
     """The state of a run from its folder; a folder without attempts is a planned run.
@@ -196,6 +200,11 @@ def read_events(run_dir: Path) -> list[dict[str, Any]]:
     return [event for folder in _attempts(run_dir) for event in read_lines(folder / "events.jsonl")]
 
 
+def last_attempt(run_dir: Path) -> Path | None:
+    """The folder of the newest attempt: ``events.jsonl``, ``metrics.jsonl``, ``log.txt``."""
+    return next(reversed(_attempts(run_dir)), None)
+
+
 def is_alive(run_dir: Path) -> bool:
     """Whether a process is working on the run now."""
     try:
@@ -209,6 +218,24 @@ def is_alive(run_dir: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def close_dead(run_dir: Path, error: str, *, error_class: str) -> None:
+    """Record for a worker that is gone why its attempt failed; nothing when it has said so itself.
+
+    For who watched the worker end. Raises RuntimeError when another process works on the run by now.
+    """
+    lock = _take_lock(run_dir)
+    try:
+        folders = _attempts(run_dir) or [_claim(run_dir)[1]]
+        path = folders[-1] / "events.jsonl"
+        if any(event["kind"] in {Kind.finished, Kind.failed} for event in read_lines(path)):
+            path = _claim(run_dir)[1] / "events.jsonl"  # it died before it had an attempt of its own
+        row = {"time": time.time(), "kind": Kind.failed, "attempt": int(path.parent.name)}
+        with JsonLines(path) as ledger:
+            ledger.append({**row, "error": error, "class": error_class})
+    finally:
+        os.close(lock)
 
 
 def _take_lock(run_dir: Path) -> int:

@@ -12,39 +12,73 @@ from rich.progress import track
 from tokensweep.compose import register_components
 from tokensweep.dispatch import dispatch_local
 from tokensweep.identity import digest
-from tokensweep.plan import Plan, default_tracking_uri, make_plan, write_plan
+from tokensweep.options import default_tracking_uri
+from tokensweep.plan import Plan, make_plan, write_plan
 from tokensweep.progress import Board
 from tokensweep.sweepfile import Sweep, adhoc_sweep
 
+LAUNCHERS = ("local", "slurm")
 
-def run_multirun(job_overrides: Sequence[Sequence[str]], *, name: str | None, scale: str) -> list[str]:
-    """Run the jobs of a Hydra command line; returns a run id per job.
 
-    Leaves with exit code 2 when a job cannot be planned and 1 when a run failed.
-    """
+def multirun(job_overrides: Sequence[Sequence[str]], *, name: str | None, scale: str) -> Sweep:
+    """The sweep that the jobs of a Hydra command line are."""
     jobs = [list(job) for job in job_overrides]
-    sweep = adhoc_sweep(jobs, name=name or f"adhoc-{digest(jobs)[:8]}", scale=scale)
-    return run_sweep(sweep)
+    return adhoc_sweep(jobs, name=name or f"adhoc-{digest(jobs)[:8]}", scale=scale)
 
 
-def run_sweep(sweep: Sweep) -> list[str]:
-    """Do everything that a sweep still needs, then print its table; returns a run id per job."""
+def run_sweep(sweep: Sweep, *, launcher: str) -> list[str]:
+    """Do everything that a sweep still needs, then print its table; returns a run id per job.
+
+    On a cluster this returns as soon as the jobs are submitted, unless ``wait=true``. Leaves with exit code
+    1 when a run failed. Raises ValueError when a job cannot be planned, and nothing has started then.
+    """
     from tokensweep.sync import check_uri
 
     console = Console()
     register_components()
     plan = make_plan(_announced(sweep, console))
     check_uri(plan.tracking_uri)
+    _check_launcher(plan, launcher)
     write_plan(plan)
     print_plan(plan, console)
-    failed = _dispatch(plan, console)
-    show_report(plan.store, sweep.name, tracking_uri=plan.tracking_uri, console=console)
-    if failed:
+    if launcher == "slurm":
+        from tokensweep.cluster.launch import launch
+
+        launch(plan, console)
+    if launcher == "local" or plan.wait or not plan.missing():
+        _finish(plan, launcher, console)
+    return [str(entry["run_id"]) for entry in plan.entries]
+
+
+def _check_launcher(plan: Plan, launcher: str) -> None:
+    """Refuse what the launcher cannot do before anything is written."""
+    if launcher not in LAUNCHERS:
+        raise ValueError(f"hydra/launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
+    if launcher == "slurm":
+        from tokensweep.cluster.site import load_site
+
+        load_site(plan.site)
+    elif plan.site:
+        raise ValueError(
+            f"site={plan.site} needs hydra/launcher=slurm: without it, runs work on this machine"
+        )
+
+
+def _finish(plan: Plan, launcher: str, console: Console) -> None:
+    """Work or wait until all runs have ended, then show the table; leaves with 1 when one did not finish."""
+    name = plan.sweep.name
+    if launcher == "local":
+        _dispatch(plan, console)
+    elif plan.missing():
+        from tokensweep.cluster.launch import follow
+
+        follow(plan.store, name, console)
+    show_report(plan.store, name, tracking_uri=plan.tracking_uri, console=console)
+    if missing := plan.missing():
         console.print(
-            f"[red]{len(failed)} of {len(plan.runs)} runs did not finish; the same command tries them again"
+            f"[red]{len(missing)} of {len(plan.runs)} runs did not finish; the same command tries them again"
         )
         raise SystemExit(1)
-    return [str(entry["run_id"]) for entry in plan.entries]
 
 
 def _announced(sweep: Sweep, console: Console) -> Sweep:
@@ -67,17 +101,20 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(remark, highlight=False, markup=False, style="yellow")
 
 
-def _dispatch(plan: Plan, console: Console) -> list[str]:
+def _dispatch(plan: Plan, console: Console) -> None:
     labels = {e["run_id"]: f"{e['setting']} {e['arm']} seed {e['seed']}" for e in reversed(plan.entries)}
     try:
-        return dispatch_local(plan, board=Board(console, labels=labels))
+        dispatch_local(plan, board=Board(console, labels=labels))
     except KeyboardInterrupt:
         console.print("stopped; the same command continues where the runs were")
         raise SystemExit(130) from None
 
 
-def show_report(store: Path, name: str, *, tracking_uri: str, console: Console) -> None:
-    """Write the report of a sweep, project it to MLflow, print the table and where to look further."""
+def show_report(store: Path, name: str, *, tracking_uri: str | None, console: Console) -> None:
+    """Write the report of a sweep, project it to MLflow, print the table and where to look further.
+
+    Without a ``tracking_uri`` nothing is projected.
+    """
     from tokensweep.sync import sync_sweep
     from tokensweep_analysis.report import write_report
     from tokensweep_analysis.tables import compare
@@ -86,8 +123,10 @@ def show_report(store: Path, name: str, *, tracking_uri: str, console: Console) 
     files = write_report(table, store / "sweeps" / name / "report")
     for renderable in files.renderables:
         console.print(renderable)
-    synced = sync_sweep(store, name, uri=tracking_uri)
     console.print(f"report  {files.markdown}\n        {files.csv}", highlight=False, soft_wrap=True)
+    if tracking_uri is None:
+        return
+    synced = sync_sweep(store, name, uri=tracking_uri)
     if synced.delayed:
         console.print(
             f"[yellow]MLflow was not reached ({synced.delayed}); nothing is lost: tokensweep sync {name}"
@@ -104,8 +143,8 @@ def ui_command(tracking_uri: str, store: Path) -> str:
     return "mlflow server --backend-store-uri <your tracking.uri>   # http://127.0.0.1:5000"
 
 
-def dry_run(sweep: Sweep) -> None:
-    """Print what a sweep would run, without writing anything."""
+def dry_run(sweep: Sweep, *, launcher: str) -> None:
+    """Print what a sweep would run, and on a cluster write the batch files; nothing runs."""
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
@@ -113,6 +152,7 @@ def dry_run(sweep: Sweep) -> None:
     console = Console()
     register_components()
     plan = make_plan(sweep)
+    _check_launcher(plan, launcher)
     print_plan(plan, console)
     missing = {run.run_id for run in plan.missing()}
     table = Table("setting", "arm", "seed", "run", "state", box=None, pad_edge=False)
@@ -129,6 +169,10 @@ def dry_run(sweep: Sweep) -> None:
         own = [text for text in overrides if text not in common] or ["nothing but the rest below"]
         console.print(Text.assemble((f"{arm}: ", "bold"), " ".join(own)), soft_wrap=True)
     console.print(Text.assemble(("all: ", "bold"), " ".join(sorted(common))), soft_wrap=True)
+    if launcher == "slurm":
+        from tokensweep.cluster.launch import show_order
+
+        show_order(plan, console)
 
 
 def regrade_sweep(store: Path, name: str, *, console: Console) -> None:

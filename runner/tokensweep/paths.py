@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+TRACKING_VARIABLE = "TOKENSWEEP_TRACKING_URI"
+
 _PACKAGE = Path(__file__).parent
 
 
@@ -46,6 +48,17 @@ def sweep_dirs() -> list[Path]:
     return [*own, _shipped("sweeps")]
 
 
+def site_dirs() -> list[Path]:
+    """Where a site is looked up by name, first match wins."""
+    own = [Path.cwd() / "sites", *(folder / "sites" for folder in extension_dirs())]
+    return [*own, _shipped("slurm") / "sites"]
+
+
 def default_store() -> Path:
     """``TOKENSWEEP_HOME``, or ``tokensweep`` in the home folder."""
     return Path(os.environ.get("TOKENSWEEP_HOME") or Path.home() / "tokensweep").expanduser().resolve()
+
+
+def tracking_uri() -> str:
+    """MLflow's address for a job on a node, which is handed over in its environment and in no file."""
+    return os.environ.get(TRACKING_VARIABLE, "")

@@ -16,13 +16,14 @@ from tokensweep.files import write_json
 from tokensweep.identity import code_sha, digest, eval_id, identity_of, prompt_identity, read_json, run_id
 from tokensweep.ledger import read_run
 from tokensweep.models.prompts import prompt_of
+from tokensweep.options import default_tracking_uri
 from tokensweep.preflight import refuse_overlap, remarks_on
 from tokensweep.problems.dates import caution
 from tokensweep.registry import build
 from tokensweep.sweepfile import Job, Sweep
 
 # Concern the command and not the run; a tracking URI may hold a password, so it is never written.
-_LAUNCH_KEYS = ("store", "jobs", "sweep", "code", "tracking")
+_LAUNCH_KEYS = ("store", "jobs", "sweep", "code", "tracking", "site", "wait", "resources")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class Plan:
     runs: tuple[PlannedRun, ...]
     tracking_uri: str
     workers: int
+    site: str | None = None  # of a cluster
+    wait: bool = False  # follow its jobs
 
     @property
     def sweep_dir(self) -> Path:
@@ -74,8 +77,7 @@ def is_complete(run_dir: Path, evals: Iterable[Mapping[str, Any]]) -> bool:
     if not (run_dir / "plan.json").is_file():
         return False
     record = read_run(run_dir)
-    enough = all(record.evaluated.get(e["eval_id"], 0) >= e["num_samples"] for e in evals)
-    return record.trained_step is not None and enough
+    return record.trained_step is not None and not record.missing(evals)
 
 
 def make_plan(sweep: Sweep, *, on_progress: Callable[[int], None] | None = None) -> Plan:
@@ -102,12 +104,9 @@ def make_plan(sweep: Sweep, *, on_progress: Callable[[int], None] | None = None)
         runs=tuple(runs.values()),
         tracking_uri=config["tracking"]["uri"] or default_tracking_uri(store),
         workers=config["jobs"],
+        site=config["site"],
+        wait=config["wait"],
     )
-
-
-def default_tracking_uri(store: Path) -> str:
-    """MLflow's database when ``tracking.uri`` is empty."""
-    return f"sqlite:///{store / 'mlflow.db'}"
 
 
 def _freeze(job: Job) -> Frozen:

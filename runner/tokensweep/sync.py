@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokensweep.cluster.reconcile import Queue, RunState, State, look
+from tokensweep.cluster.scheduler import Scheduler
+from tokensweep.cluster.status import state_of
 from tokensweep.identity import read_json
-from tokensweep.ledger import RunRecord, Status, read_metrics, read_run
+from tokensweep.ledger import RunRecord, read_metrics
 from tokensweep.mlflow_client import UnreachableError, check_uri, connect, redacted
 from tokensweep.registry import KIND
 
@@ -31,11 +34,13 @@ _POINTS_PER_BATCH = 1000  # MLflow's limits
 _PARAMS_PER_BATCH = 100
 _NOTE_CHARACTERS = 8000
 _STATUS = {
-    Status.running: "RUNNING",
-    Status.trained: "SCHEDULED",  # for its evaluation
-    Status.finished: "FINISHED",
-    Status.failed: "FAILED",
-    Status.interrupted: "KILLED",
+    State.planned: "SCHEDULED",
+    State.queued: "SCHEDULED",
+    State.running: "RUNNING",
+    State.finished: "FINISHED",
+    State.failed: "FAILED",
+    State.cancelled: "KILLED",
+    State.interrupted: "KILLED",
 }
 
 
@@ -69,10 +74,11 @@ def sync_sweep(store: Path, name: str, *, uri: str) -> SyncReport:
     """Project the runs of a sweep and its report. Raises ValueError when there is no such sweep."""
     sweep = read_json(store / "sweeps" / name / "sweep.json")
     sources = _sources(store, name, sweep["runs"])
+    queue = look(store, Scheduler())
     with _reporting(uri) as report, _one_at_a_time(store):
         experiment = _Experiment(connect(uri, artifacts=store / "mlartifacts"), name)
         for source in sources:
-            report.add(experiment, source)
+            report.add(experiment, source, queue)
         _sync_summary(experiment, store / "sweeps" / name, sweep, records=report.records)
     return report.result()
 
@@ -102,10 +108,11 @@ def sync_all(store: Path, *, uri: str) -> SyncReport:
 
 def sync_runs(store: Path, run_ids: Sequence[str], *, uri: str) -> SyncReport:
     """Project single runs into the experiment ``tokensweep/adhoc``."""
+    queue = look(store, Scheduler())
     with _reporting(uri) as report, _one_at_a_time(store):
         experiment = _Experiment(connect(uri, artifacts=store / "mlartifacts"), ADHOC)
         for run_id in run_ids:
-            report.add(experiment, _Source(run_dir=store / "runs" / run_id, name=run_id, tags={}))
+            report.add(experiment, _Source(run_dir=store / "runs" / run_id, name=run_id, tags={}), queue)
     return report.result()
 
 
@@ -131,24 +138,25 @@ class _Report:
         self._uri = redacted(uri)
         self._points = 0
         self._problems: list[str] = []
-        self.records: dict[str, RunRecord] = {}
+        self._shown = 0
+        self.records: dict[str, tuple[RunRecord, RunState]] = {}
         self.delayed = ""
 
-    def add(self, experiment: _Experiment, source: _Source) -> None:
+    def add(self, experiment: _Experiment, source: _Source, queue: Queue) -> None:
         """Project one run folder; a damaged one is noted and does not stop the others."""
         try:
-            record = read_run(source.run_dir)
-            if record.status != Status.planned:
-                self._points += _sync_run(experiment, source, record)
-            self.records[record.run_id] = record
+            record, state = state_of(source.run_dir, queue)
+            if record.attempts or state.state is not State.planned:
+                self._points += _sync_run(experiment, source, record, state)
+                self._shown += 1
+            self.records[record.run_id] = record, state
         except ValueError as error:
             self._problems.append(str(error))
 
     def result(self) -> SyncReport:
-        started = sum(record.status != Status.planned for record in self.records.values())
         return SyncReport(
             uri=self._uri,
-            runs=started,
+            runs=self._shown,
             points=self._points,
             problems=tuple(self._problems),
             delayed=self.delayed,
@@ -190,7 +198,7 @@ class _Experiment:
         return self._runs[key]
 
 
-def _sync_run(experiment: _Experiment, source: _Source, record: RunRecord) -> int:
+def _sync_run(experiment: _Experiment, source: _Source, record: RunRecord, state: RunState) -> int:
     """Bring one MLflow run to the state of its folder; returns the number of metric values sent."""
     plan = read_json(source.run_dir / "plan.json")
     run = experiment.run(record.run_id, name=source.name, start=record.started or time.time())
@@ -200,24 +208,32 @@ def _sync_run(experiment: _Experiment, source: _Source, record: RunRecord) -> in
     tags = {
         **source.tags,
         "kind": "train",
-        "status": record.status.value,
-        "attempt": str(record.attempts - 1),
+        "status": state.state.value,
+        "attempt": str(max(0, record.attempts - 1)),
+        "preempted": str(state.preempted),
+        "slurm_job_id": state.job,
         "code_sha": str(plan["code_sha"])[:12],
-        "error": (record.error or "")[:_NOTE_CHARACTERS],
+        "error": state.reason[:_NOTE_CHARACTERS] if state.error_class else "",
+        "error_class": state.error_class,
     }
     _log(experiment.client, run, params=params, points=[*points, *final], tags=tags)
     _log(experiment.client, run, tags={_SYNCED_STEP: str(record.durable_step)})  # after its points
     _upload(experiment.client, run, [source.run_dir / "config.json"])
-    _set_status(experiment.client, run, _STATUS[record.status], ended=record.ended)
+    ended = None if state.state in {State.planned, State.queued, State.running} else record.ended
+    _set_status(experiment.client, run, _STATUS[state.state], ended=ended)
     return len(points) + len(final)
 
 
 def _sync_summary(
-    experiment: _Experiment, folder: Path, sweep: Mapping[str, Any], *, records: Mapping[str, RunRecord]
+    experiment: _Experiment,
+    folder: Path,
+    sweep: Mapping[str, Any],
+    *,
+    records: Mapping[str, tuple[RunRecord, RunState]],
 ) -> None:
     """The run that carries the sweep's report: its tables as files and as the note on its page."""
     text = folder / "report" / "report.md"
-    started = min((r.started for r in records.values() if r.started), default=time.time())
+    started = min((record.started for record, _ in records.values() if record.started), default=time.time())
     run = experiment.run(f"sweep:{sweep['name']}", name="report", start=started)
     note = text.read_text(encoding="utf-8") if text.is_file() else ""
     if len(note) > _NOTE_CHARACTERS:
@@ -227,8 +243,8 @@ def _sync_summary(
     experiment.client.describe(experiment.id, note)
     files = [folder / "sweep.json", text, folder / "report" / "table.csv"]
     _upload(experiment.client, run, [path for path in files if path.is_file()])
-    alive = any(record.status == Status.running for record in records.values())
-    ended = max((r.ended for r in records.values() if r.ended), default=None)
+    alive = any(state.state in {State.running, State.queued} for _, state in records.values())
+    ended = max((record.ended for record, _ in records.values() if record.ended), default=None)
     _set_status(experiment.client, run, "RUNNING" if alive else "FINISHED", ended=ended)
 
 

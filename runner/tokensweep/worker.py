@@ -11,9 +11,10 @@ import argparse
 import errno
 import os
 import signal
+import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from tokensweep.ledger import Attempt, Kind, read_run
-
 
 PREEMPTED = 75  # exit code of a worker that was asked to stop and can be continued: EX_TEMPFAIL
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # what a scheduler sends before it takes the machine away
@@ -104,7 +104,7 @@ def _work(run_dir: Path, attempt: Attempt, *, stage: Stage, should_stop: Callabl
         verify_code(run_dir)
         run_training(config, run_dir, attempt, cache=cache, should_stop=should_stop)
     plan = read_json(run_dir / "plan.json")
-    missing = [e for e in plan["evals"] if record.evaluated.get(e["eval_id"], 0) < e["num_samples"]]
+    missing = record.missing(plan["evals"])
     if missing and stage is not Stage.train:
         if should_stop():
             raise PreemptedError("asked to stop before the evaluation")
@@ -117,7 +117,7 @@ def _evaluate_all(
     attempt: Attempt,
     config: Mapping[str, Any],
     plan: Mapping[str, Any],
-    entries: list[dict[str, Any]],
+    entries: Sequence[Mapping[str, Any]],
 ) -> None:
     """Draw and grade what is missing of these evaluations; the model is loaded once."""
     import torch
@@ -207,6 +207,29 @@ def _output_to(log: Path) -> Iterator[None]:
             for number, descriptor in enumerate(kept, start=1):
                 os.dup2(descriptor, number)
                 os.close(descriptor)
+
+
+def start_worker(
+    run_dir: Path,
+    *,
+    threads: int,
+    stage: Stage = Stage.all,
+    environment: Mapping[str, str] | None = None,
+    output: int | None = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Start the worker of a run folder, detached: it lives on if this process or its terminal ends.
+
+    It writes its own log; ``output`` is for what it says before it has one (None: as this process).
+    """
+    sizes = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}  # read when torch is loaded
+    return subprocess.Popen(
+        [sys.executable, "-m", "tokensweep.worker", str(run_dir), stage.value],
+        env={**os.environ, **sizes, **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
 
 
 def main() -> None:

@@ -149,15 +149,14 @@ def test_only_durable_steps_are_shown_and_a_dead_process_is_not_running(store: P
     assert _runs(uri)["t3"].info.status == "KILLED"
 
 
-def test_a_retried_run_goes_from_failed_to_finished_in_the_same_mlflow_run(store: Path, uri: str) -> None:
+def test_a_retried_run_goes_from_failed_to_finished_in_the_same_mlflow_run(
+    store: Path, uri: str, make_run: Make
+) -> None:
     sync_sweep(store, "demo", uri=uri)
     failed = _runs(uri)["t2"]
     assert failed.info.status == "FAILED"
     assert failed.data.tags["error"].startswith("loss is NaN")
-    with Attempt.open(store / "runs" / "t2") as attempt:
-        attempt.metrics(1, {"reward": float("nan")})
-        attempt.event("trained", step=1)
-        attempt.event("finished")
+    make_run(store, "t2", correct=[4, 1, 1], seed=2)
     sync_sweep(store, "demo", uri=uri)
     run = _runs(uri)["t2"]
     assert (run.info.run_id, run.info.status, run.data.tags["attempt"]) == (

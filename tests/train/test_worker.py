@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from tokensweep.dispatch import start_worker
 from tokensweep.identity import code_sha, digest
 from tokensweep.ledger import Attempt, Kind, Status, read_events, read_metrics, read_run
 from tokensweep.train.setup import DataError
 from tokensweep.train.trainer import PreemptedError
 from tokensweep.train.update import NonFiniteError
-from tokensweep.worker import PREEMPTED, Failure, RunJob, Stage, classify
+from tokensweep.worker import PREEMPTED, Failure, RunJob, Stage, classify, start_worker
 from tokensweep_analysis.samples import read_samples
 
 Make = Callable[..., dict[str, Any]]

@@ -34,8 +34,8 @@ def serve() -> None:
     A request is ``[operation, gold, answer, seconds]``, its reply ``[verdict, reason]``. The first line says
     ``"ready"``.
     """
-    # The caller ends this process. A cluster signals every process of a job: a comparison that died of it would
-    # be a wrong reward, and the run another one.
+    # The caller ends this process. A cluster signals every process of a job: a comparison that died of it
+    # would be a wrong reward, and the run another one.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "w")

@@ -1,0 +1,1 @@
+"""Sweeps on a SLURM cluster: sites, submission, what a job does on its node, and what became of it."""

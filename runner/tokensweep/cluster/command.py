@@ -1,0 +1,179 @@
+"""``tokensweep status | logs | cancel | retry``: watch and steer the runs of a sweep, wherever they work."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tokensweep.cluster.launch import follow, show_submissions
+from tokensweep.cluster.reconcile import Queue, State, look
+from tokensweep.cluster.scheduler import Scheduler, SlurmError
+from tokensweep.cluster.status import SweepStatus, screen, sweep_status
+from tokensweep.ledger import last_attempt, read_run
+from tokensweep.options import known_run, known_sweep, known_sweeps, with_store
+
+_LOG_LINES = 40
+_LOG_POLL_S = 0.5
+
+
+def status_command(arguments: Sequence[str]) -> None:
+    """Show how the runs of a sweep are, once or until they have ended; leaves with 1 when one failed."""
+    parser = argparse.ArgumentParser(
+        prog="tokensweep status",
+        description="Per arm: runs finished, running, queued (how often preempted), failed; step, reward, "
+        "tokens sampled per second, time until training is ready. Without SWEEP: a line per sweep.",
+    )
+    parser.add_argument("sweep", nargs="?", help="name of a sweep")
+    parser.add_argument("-f", "--follow", action="store_true", help="stay and refresh until all has ended")
+    parser.add_argument("--runs", action="store_true", help="a line per run, with id, job and node")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    options, store, _ = with_store(parser, arguments)
+    console, scheduler = Console(), Scheduler()
+    if options.sweep is None:
+        _all_sweeps(store, scheduler, console, as_json=options.json)
+        return
+    name = known_sweep(store, options.sweep)
+    if options.follow:
+        follow(store, name, console, scheduler=scheduler)
+        return
+    status = sweep_status(store, name, scheduler)
+    if options.json:
+        print(json.dumps(status.as_json(), indent=1))
+        return
+    console.print(screen(status))
+    if options.runs:
+        console.print(_runs_table(status))
+
+
+def _all_sweeps(store: Path, scheduler: Scheduler, console: Console, *, as_json: bool) -> None:
+    queue = look(store, scheduler)
+    found = [sweep_status(store, name, scheduler, queue=queue) for name in known_sweeps(store)]
+    if as_json:
+        print(json.dumps([status.as_json() for status in found], indent=1))
+        return
+    if not found:
+        console.print(f"no sweep in {store}", highlight=False)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("sweep", *State):
+        first = column == "sweep"
+        table.add_column(str(column), justify="left" if first else "right", overflow="fold")
+    for status in found:
+        table.add_row(escape(status.sweep), *(str(status.counts()[state] or "") for state in State))
+    console.print(table)
+
+
+def _runs_table(status: SweepStatus) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "setting", "arm", "seed", "state", "step", "job", "node", "attempts"):
+        table.add_column(column)
+    for row in status.rows:
+        state = row.state
+        cells = (row.run_id, row.setting, row.arm, str(row.seed), f"{state.state} {state.stage}".strip())
+        more = (f"{row.step}/{row.steps}", state.job, state.node, str(row.attempts))
+        table.add_row(*map(escape, (*cells, *more)))
+    return table
+
+
+def logs_command(arguments: Sequence[str]) -> None:
+    """Print the log of a run: of its newest attempt, or what its job said where there is none."""
+    parser = argparse.ArgumentParser(
+        prog="tokensweep logs",
+        description="The log of a run's newest attempt; what its job said before it had one.",
+    )
+    parser.add_argument("run", help="id of a run, or its beginning (tokensweep status SWEEP --runs)")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on as long as somebody works on it")
+    parser.add_argument(
+        "-n", "--lines", type=int, default=_LOG_LINES, help="last lines (default %(default)s)"
+    )
+    parser.add_argument("--job", action="store_true", help="what the job of the cluster said instead")
+    options, store, _ = with_store(parser, arguments)
+    run_dir = known_run(store, options.run)
+    folder = last_attempt(run_dir)
+    path = folder / "log.txt" if folder and not options.job else None
+    if path is None or not path.is_file():
+        path = _job_log(store, run_dir.name)
+    if path is None:
+        raise ValueError(f"{run_dir.name} has no log yet: no worker has started on it")
+    print(f"==> {path}")
+    text = path.read_text(errors="replace")
+    print("\n".join(text.splitlines()[-options.lines :]))
+    while options.follow and read_run(run_dir).status == "running":
+        time.sleep(_LOG_POLL_S)
+        longer = path.read_text(errors="replace")
+        print(longer[len(text) :], end="", flush=True)
+        text = longer
+
+
+def _job_log(store: Path, run_id: str) -> Path | None:
+    """What the newest job of a run has printed."""
+    queue = look(store, Scheduler())
+    seats = [seat for stage in ("train", "evaluate") for seat in queue.of(stage, run_id)]
+    for seat in reversed(sorted(seats, key=lambda seat: seat.submission.created)):
+        path = seat.submission.folder / "submitit" / f"{seat.key}_0_log.out"
+        if path.is_file():
+            return path
+    return None
+
+
+def cancel_command(arguments: Sequence[str]) -> None:
+    """Take the jobs of a sweep, or of some of its runs, out of the queue; nothing computed is lost."""
+    parser = argparse.ArgumentParser(
+        prog="tokensweep cancel",
+        description="Cancel the jobs of a sweep, or of single runs of it. Checkpoints stay: retry, or the "
+        "sweep's own command, goes on from them.",
+    )
+    parser.add_argument("sweep")
+    parser.add_argument("runs", nargs="*", help="ids of runs, or their beginnings; none: all of the sweep")
+    options, store, _ = with_store(parser, arguments)
+    name, scheduler = known_sweep(store, options.sweep), Scheduler()
+    queue = _answered(look(store, scheduler))
+    only = {known_run(store, run).name for run in options.runs}
+    keys = {
+        seat.key
+        for (_, run_id), seats in queue.seats.items()
+        for seat in seats
+        if seat.alive and seat.submission.sweep == name and (not only or run_id in only)
+    }
+    if not only:
+        keys |= {one.job_id for one in queue.reports if one.sweep == name and one.job_id}
+    if not keys:
+        print(f"{name}: no job of it is in the queue")
+        return
+    scheduler.cancel(sorted(keys))
+    print(f"{name}: cancelled {len(keys)} jobs; go on with: tokensweep retry {name}")
+
+
+def retry_command(arguments: Sequence[str]) -> None:
+    """Submit again what failed, was cancelled or got lost, with the code and the requests of before."""
+    from tokensweep.cluster.retry import retry
+
+    parser = argparse.ArgumentParser(
+        prog="tokensweep retry",
+        description="Submit the runs of a sweep that are neither finished nor in the queue once more, with "
+        "the code and the resources that they were submitted with. To change those, or the code, give the "
+        "sweep's own command.",
+    )
+    parser.add_argument("sweep")
+    parser.add_argument("--wait", action="store_true", help="follow until all has ended")
+    options, store, uri = with_store(parser, arguments)
+    name, console = known_sweep(store, options.sweep), Console()
+    made = retry(store, name, tracking_uri=uri, scheduler=Scheduler())
+    show_submissions(made, console)
+    if not made:
+        console.print(f"{name}: nothing to submit", highlight=False)
+    if options.wait and not follow(store, name, console):
+        raise SystemExit(1)
+
+
+def _answered(queue: Queue) -> Queue:
+    if queue.silence:
+        raise SlurmError(queue.silence)
+    return queue

@@ -1,0 +1,134 @@
+"""Submissions: what was handed to SLURM, each in a folder of its sweep, written before sbatch is called.
+
+``<store>/sweeps/<name>/submissions/0003/`` holds ``submission.json`` (which task works on which runs, and
+under which job name SLURM knows it), ``job.json`` once sbatch has answered with a number, and ``ended.json``
+once SLURM has said how every task ended. A shell that dies between two of these loses nothing: the job name
+is unique, so a job that was submitted without a ``job.json`` is found by it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokensweep.files import write_json
+from tokensweep.identity import read_json
+
+_WANTED, _JOB, _ENDED = "submission.json", "job.json", "ended.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """One array of jobs, or a single one."""
+
+    folder: Path
+    job_name: str  # unique
+    sweep: str
+    stage: str
+    tasks: tuple[tuple[str, ...], ...]  # run ids, worked on one after the other; empty for a report
+    created: float  # seconds since the epoch
+    snapshot: str | None  # folder of the code that runs
+    site: str  # as it was given
+    job_id: str | None = None  # None: sbatch has not answered, or nobody was there to hear it
+    ended: Mapping[str, str] | None = None  # state of every task, once all have ended
+
+    @property
+    def key(self) -> str:
+        """``<sweep>/<number>``."""
+        return f"{self.sweep}/{self.folder.name}"
+
+    def task_of(self, run_id: str) -> int | None:
+        """The task that works on a run."""
+        return next((index for index, runs in enumerate(self.tasks) if run_id in runs), None)
+
+    def task_key(self, index: int) -> str | None:
+        """How SLURM calls a task: ``123_4``, or ``123`` for a single job."""
+        if self.job_id is None:
+            return None
+        return f"{self.job_id}_{index}" if len(self.tasks) > 1 else self.job_id
+
+
+def new_submission(
+    store: Path,
+    *,
+    sweep: str,
+    stage: str,
+    tasks: Sequence[Sequence[str]],
+    snapshot: str | None,
+    site: str,
+    more: Mapping[str, Any],
+) -> Submission:
+    """Record what will be submitted; ``more`` is what a task needs to know besides."""
+    root = store / "sweeps" / sweep / "submissions"
+    root.mkdir(parents=True, exist_ok=True)
+    folder = _claim(root)
+    content = {
+        "job_name": f"ts-{sweep}-{stage}-{folder.name}-{secrets.token_hex(3)}",
+        "sweep": sweep,
+        "stage": stage,
+        "tasks": [list(runs) for runs in tasks],
+        "created": time.time(),
+        "snapshot": snapshot,
+        "site": site,
+        "submitted_by": {"pid": os.getpid(), "host": socket.gethostname()},
+        **more,
+    }
+    write_json(folder / _WANTED, content)
+    return read_submission(folder)
+
+
+def _claim(root: Path) -> Path:
+    """The folder of the next number; making it is the claim."""
+    number = max((int(path.name) for path in root.iterdir() if path.name.isdecimal()), default=-1) + 1
+    while True:
+        try:
+            (root / f"{number:04d}").mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return root / f"{number:04d}"
+
+
+def record_job(submission: Submission, job_id: str) -> Submission:
+    """Remember the number that SLURM gave."""
+    write_json(submission.folder / _JOB, {"job_id": job_id})
+    return read_submission(submission.folder)
+
+
+def record_end(submission: Submission, states: Mapping[str, str]) -> Submission:
+    """Remember how every task ended, by its number, for when SLURM has forgotten it."""
+    write_json(submission.folder / _ENDED, dict(states))
+    return read_submission(submission.folder)
+
+
+def read_submission(folder: Path) -> Submission:
+    """A submission from its folder. Raises ValueError that names a file that is missing or damaged."""
+    wanted = read_json(folder / _WANTED)
+    job = read_json(folder / _JOB) if (folder / _JOB).is_file() else {}
+    return Submission(
+        folder=folder,
+        job_name=wanted["job_name"],
+        sweep=wanted["sweep"],
+        stage=wanted["stage"],
+        tasks=tuple(tuple(runs) for runs in wanted["tasks"]),
+        created=wanted["created"],
+        snapshot=wanted["snapshot"],
+        site=wanted["site"],
+        job_id=job.get("job_id"),
+        ended=read_json(folder / _ENDED) if (folder / _ENDED).is_file() else None,
+    )
+
+
+def submissions(store: Path, *, sweep: str | None = None) -> Iterator[Submission]:
+    """All submissions of a sweep, or of a store, oldest first in each sweep.
+
+    A folder without ``submission.json`` is of a shell that died before it meant to submit anything.
+    """
+    for path in sorted((store / "sweeps").glob(f"{sweep or '*'}/submissions/*/{_WANTED}")):
+        yield read_submission(path.parent)

@@ -1,0 +1,232 @@
+"""What a job does on its node: start a worker, watch it, pass on signals, say how it ended.
+
+A task is the parent of the worker that computes, so it can tell what a worker cannot tell of itself: that it
+was killed, hangs, or left without finishing. It needs the path of its submission and nothing else, and it
+leaves with an error when a run failed, so SLURM and whatever depends on the job see a failure.
+
+Two signals ask a job to stop. SIGUSR2 comes some time before the time limit (``--signal``), on some clusters
+also before a preemption: the worker writes a checkpoint, then the task puts itself back into the queue.
+SIGTERM alone is a preemption, which SLURM requeues by itself, or ``scancel``, after which nothing may start
+again: the worker writes a checkpoint and the task waits for its end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tokensweep.identity import read_json
+from tokensweep.ledger import RunRecord, close_dead, is_alive, read_run
+from tokensweep.worker import STOP_SIGNALS, Failure, Stage, start_worker
+
+_POLL_S = 0.5
+_BEFORE_END_S = 5.0  # of the warning time, kept for requeueing
+_EARLY_S = 90.0  # SLURM looks at time limits once a minute or so
+_PATIENCE_S = 180.0  # for SLURM to end a job that it has asked to
+_AGAIN = (Failure.killed, Failure.hang)  # worth another go on the same node
+
+
+class RunFailedError(Exception):
+    """A run of this task failed; its ledger says why."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One element of a submitted array. A path only, so it pickles."""
+
+    submission: Path
+
+    def __call__(self, index: int) -> None:
+        """Work on the runs of element ``index``. Raises RunFailedError naming those that failed."""
+        wanted = read_json(self.submission / "submission.json")
+        store, sweep = self.submission.parents[3], self.submission.parents[1].name
+        if wanted["stage"] == "report":
+            _report(store, sweep)
+            return
+        job = _Job(wanted=wanted, stop=_Stop.installed())
+        failures = []
+        for run_id in wanted["tasks"][index]:
+            try:
+                job.work(store / "runs" / run_id)
+            except RunFailedError as failure:
+                print(f"tokensweep: {failure}", flush=True)
+                failures.append(str(failure))
+        if failures:
+            raise RunFailedError("; ".join(failures))
+
+
+def _report(store: Path, sweep: str) -> None:
+    """The tables of a sweep, for whoever opens its folder. MLflow only over HTTP: no SQLite from a node."""
+    from rich.console import Console
+
+    from tokensweep.orchestrate import show_report
+    from tokensweep.paths import tracking_uri
+
+    uri = tracking_uri()
+    show_report(
+        store, sweep, tracking_uri=uri if uri.startswith("http") else None, console=Console(width=160)
+    )
+
+
+@dataclass
+class _Stop:
+    """Signals that asked this job to stop."""
+
+    received: list[int] = field(default_factory=list)
+    since: float = 0.0  # monotonic seconds of the first
+
+    @classmethod
+    def installed(cls) -> _Stop:
+        """Handlers for this process, instead of submitit's: those count short jobs as timed out."""
+        stop = cls()
+        for number in STOP_SIGNALS:
+            signal.signal(number, stop._take)
+        return stop
+
+    def _take(self, number: int, _: object) -> None:
+        self.since = self.since or time.monotonic()
+        self.received.append(number)
+
+    def __bool__(self) -> bool:
+        return bool(self.received)
+
+    @property
+    def requeues(self) -> bool:
+        """Whether this job has to put itself back into the queue."""
+        return signal.SIGUSR2 in self.received
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What all runs of a task share."""
+
+    wanted: Mapping[str, Any]
+    stop: _Stop
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def stage(self) -> Stage:
+        return Stage(self.wanted["stage"])
+
+    def work(self, run_dir: Path) -> None:
+        """Bring a run to the end of the stage. Returns only when it is there; raises RunFailedError."""
+        restarts = 0
+        before = read_run(run_dir)
+        while not _done(run_dir, self.stage):
+            self._wait_for_others(run_dir)
+            if _done(run_dir, self.stage):
+                break
+            start = read_run(run_dir)
+            settings = self.wanted["runs"][run_dir.name]
+            worker = start_worker(run_dir, threads=settings["threads"], stage=self.stage, output=None)
+            hung = self._watch(worker, run_dir, hang_s=settings["hang_s"])
+            if self.stop:
+                self._leave(run_dir, before)
+            if _done(run_dir, self.stage):
+                break
+            if worker.returncode == 0 and _got_further(start, read_run(run_dir)):
+                continue  # more samples were asked for meanwhile
+            failure = _account(run_dir, worker.returncode, hung=hung, attempts=start.attempts)
+            if failure not in _AGAIN or restarts >= self.wanted["restarts"]:
+                raise RunFailedError(f"{run_dir.name} failed ({failure}): {read_run(run_dir).error}")
+            restarts += 1
+            print(f"tokensweep: {run_dir.name} is started again after: {failure}", flush=True)
+
+    def _wait_for_others(self, run_dir: Path) -> None:
+        """Another job may work on the run, of another sweep or of a requeue that SLURM did twice."""
+        while is_alive(run_dir):
+            if self.stop:
+                self._leave(run_dir, read_run(run_dir))
+            time.sleep(_POLL_S)
+
+    def _watch(self, worker: subprocess.Popen[bytes], run_dir: Path, *, hang_s: float) -> bool:
+        """Wait until a worker has ended, and end it when it hangs or time is up; whether it hung."""
+        seen, last = _progress(run_dir), time.monotonic()
+        told = 0
+        while worker.poll() is None:
+            time.sleep(_POLL_S)
+            now = time.monotonic()
+            for number in self.stop.received[told:]:
+                worker.send_signal(number)
+                told += 1
+            if self.stop and now - self.stop.since > self.wanted["signal_s"] - _BEFORE_END_S:
+                _kill(worker)  # its last checkpoint has to do
+            if (mark := _progress(run_dir)) != seen:
+                seen, last = mark, now
+            if hang_s and now - last > hang_s:
+                _kill(worker)
+                return True
+        return False
+
+    def _leave(self, run_dir: Path, before: RunRecord) -> NoReturn:
+        """End this job so that it goes on later, if it has to; never returns to the next run."""
+        if not self.stop.requeues:
+            print("tokensweep: asked to end; the run goes on from its checkpoint", flush=True)
+            time.sleep(_PATIENCE_S)  # who leaves before SLURM ends the job is taken for finished
+            raise SystemExit(128 + signal.SIGTERM)
+        limit_s = self.wanted["minutes"] * 60.0 - self.wanted["signal_s"] - _EARLY_S
+        timed_out = time.monotonic() - self.started > max(limit_s, 0.0)
+        if timed_out and not _got_further(before, read_run(run_dir)):
+            error = (
+                f"a time limit of {self.wanted['minutes']} min passed without a checkpoint: raise "
+                f"resources.{self.stage}.hours, or lower checkpoint.every"
+            )
+            close_dead(run_dir, error, error_class=Failure.timeout)
+            raise SystemExit(f"tokensweep: {run_dir.name}: {error}")
+        print(f"tokensweep: {'time is up' if timed_out else 'preempted'}; requeued", flush=True)
+        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
+        time.sleep(_PATIENCE_S)
+        raise SystemExit("tokensweep: SLURM did not requeue this job: give the sweep's command again")
+
+
+def _done(run_dir: Path, stage: Stage) -> bool:
+    record = read_run(run_dir)
+    if record.trained_step is None:
+        return False
+    return stage is Stage.train or not record.missing(read_json(run_dir / "plan.json")["evals"])
+
+
+def _got_further(before: RunRecord, after: RunRecord) -> bool:
+    """Whether something is durable that was not."""
+    return after.durable_step > before.durable_step or dict(after.evaluated) != dict(before.evaluated)
+
+
+def _progress(run_dir: Path) -> tuple[int, ...]:
+    """Changes whenever a worker has got on: ledger and metrics grow, samples are written."""
+    sizes = (path.stat().st_size for path in sorted(run_dir.glob("attempts/*/*.jsonl")))
+    return (*sizes, len(list(run_dir.glob("evals/*/*"))))
+
+
+def _kill(worker: subprocess.Popen[bytes]) -> None:
+    worker.kill()
+    worker.wait()
+
+
+def _account(run_dir: Path, code: int, *, hung: bool, attempts: int) -> Failure:
+    """Why a worker that ended did not finish; written down for those that could not say it themselves."""
+    record = read_run(run_dir)
+    if hung:
+        failure, error = (
+            Failure.hang,
+            "no step and no sample for compute.hang_s seconds: see where its log ends",
+        )
+    elif record.attempts > attempts and record.error_class in set(Failure):
+        return Failure(record.error_class)
+    elif code < 0:
+        name = signal.Signals(-code).name
+        failure, error = Failure.killed, f"the worker was killed by {name}: out of memory, or by hand"
+    elif code == 0:
+        failure, error = Failure.unfinished, "the worker left with exit code 0 before it had finished"
+    else:
+        failure, error = (
+            Failure.other,
+            f"the worker ended with exit code {code}: see the end of the job's log",
+        )
+    close_dead(run_dir, error, error_class=failure)
+    return failure

@@ -1,0 +1,54 @@
+"""Options that several subcommands share: which store, which MLflow, which sweep or run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokensweep.paths import default_store
+
+
+def with_store(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, Path, str]:
+    """Parsed options, the store and the tracking URI; ``store=`` and ``tracking.uri=`` may stand anywhere."""
+    parser.epilog = "store=FOLDER and tracking.uri=URI may be given as well."
+    own = ("store=", "tracking.uri=")
+    given = dict(text.split("=", 1) for text in arguments if text.startswith(own))
+    options = parser.parse_args([text for text in arguments if not text.startswith(own)])
+    store = Path(given["store"]).expanduser().resolve() if "store" in given else default_store()
+    return options, store, given.get("tracking.uri") or default_tracking_uri(store)
+
+
+def default_tracking_uri(store: Path) -> str:
+    """MLflow's database when ``tracking.uri`` is empty."""
+    return f"sqlite:///{store / 'mlflow.db'}"
+
+
+def known_sweeps(store: Path) -> list[str]:
+    """The sweeps of a store, the one that was changed last at the end."""
+    files = sorted((store / "sweeps").glob("*/sweep.json"), key=lambda path: path.stat().st_mtime)
+    return [path.parent.name for path in files]
+
+
+def known_sweep(store: Path, name: str) -> str:
+    """The sweep called ``name``, or the only one whose name starts with ``name-``. Raises ValueError."""
+    known = sorted(known_sweeps(store))
+    if name in known:
+        return name
+    longer = [other for other in known if other.startswith(f"{name}-")]
+    if len(longer) == 1:
+        return longer[0]
+    raise ValueError(f"no sweep {name!r} in {store}: known are {', '.join(known) or 'none'}")
+
+
+def known_run(store: Path, name: str) -> Path:
+    """The folder of the only run whose id starts with ``name``. Raises ValueError."""
+    folders = sorted(path.parent for path in (store / "runs").glob("*/plan.json"))
+    found = [folder for folder in folders if name and folder.name.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    ids = ", ".join(folder.name for folder in found)
+    which = f"several runs start with {name!r} ({ids})" if found else f"no run {name!r}"
+    raise ValueError(f"{which} in {store}: tokensweep status SWEEP --runs lists ids")
