@@ -46,6 +46,13 @@ class Devcluster:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def idle(self) -> None:
+        """Wait until the queue is empty."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while queued := self.run("squeue", "--noheader"):
+            assert time.monotonic() < deadline, queued
+            time.sleep(0.2)
+
     def submit(self, script: str, *options: str) -> str:
         """The number of a new batch job; its tasks and attempts write one file, see ``output``."""
         output = ("--output", f"{self.folder}/%A.out", "--open-mode=append")
