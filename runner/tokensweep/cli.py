@@ -176,9 +176,10 @@ def _sweep_parser(name: str) -> argparse.ArgumentParser:
         prog=f"tokensweep {name}",
         description="Run every arm of a sweep file for every seed, skip what is finished, print the table."
         if name == "sweep"
-        else "Compose and check everything, write nothing.",
+        else "Compose and check everything, run nothing; for a cluster, write the batch files.",
         epilog="scale=NAME picks a scale of the file (default tiny), seeds=0,1 and arms=a,b replace its own; "
-        "any other KEY=VALUE is a Hydra override for every run, for example steps=20, store=FOLDER, jobs=2.",
+        "any other KEY=VALUE is a Hydra override for every run, for example steps=20, store=FOLDER, jobs=2. "
+        "hydra/launcher=slurm site=NAME submits to a cluster and returns; wait=true stays until all has ended.",
     )
     parser.add_argument(
         "name", help="name of a sweep, or the path of a YAML file" + (", or train" if name == "plan" else "")
