@@ -91,10 +91,12 @@ def print_plan(plan: Plan, console: Console) -> None:
     """What will run, what is there already, and what turned out to be the same run twice."""
     missing = plan.missing()
     duplicates = len(plan.entries) - len(plan.runs)
+    arms = len({(entry["setting"], entry["arm"]) for entry in plan.entries})
     console.print(
         f"[bold]{plan.sweep.name}[/]: {len(plan.runs)} runs, {len(missing)} to do, "
         f"{len(plan.runs) - len(missing)} finished before"
         + (f", {duplicates} jobs are the same run as another" if duplicates else "")
+        + f"; {arms} arm{'' if arms == 1 else 's'}"
     )
     console.print(f"store {plan.store}", highlight=False)
     for remark in plan.remarks():

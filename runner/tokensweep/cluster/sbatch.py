@@ -59,12 +59,18 @@ def setup_lines(site: Site, environment: Mapping[str, str]) -> list[str]:
     exports = dict(environment)
     if site.offline:
         exports |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    lines = [*site.setup, *(f"export {key}={shlex.quote(value)}" for key, value in exports.items())]
+    lines = [*site.setup, *(_export(key, value) for key, value in exports.items())]
     if site.scratch:  # the site's word: may hold $USER or $SLURM_JOB_ID
         lines.append(f'export TMPDIR="{site.scratch}"; mkdir -p "$TMPDIR"')
     if site.proxy:
         lines += [f'export {name}="{site.proxy}"' for name in _PROXIES]
     return lines
+
+
+def _export(key: str, value: str) -> str:
+    """A path goes before what the site's own lines have put there."""
+    rest = "${PYTHONPATH:+:$PYTHONPATH}" if key == "PYTHONPATH" else ""
+    return f"export {key}={shlex.quote(value)}{rest}"
 
 
 def executor(
