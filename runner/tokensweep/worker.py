@@ -3,6 +3,9 @@
 Everything a worker needs lies in the folder and everything it does is written there, so it can be started by
 a terminal, a process pool or a cluster's queue, die at any moment, and be started again: it goes on where the
 last attempt was.
+
+Several processes train one run together where torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK,
+MASTER_ADDR, MASTER_PORT) say so. Rank 0 keeps ledger and log, and evaluates alone: the others leave.
 """
 
 from __future__ import annotations
@@ -19,9 +22,12 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokensweep.ledger import Attempt, Kind, read_run
+
+if TYPE_CHECKING:  # importing torch takes a second
+    from tokensweep.train.ranks import Place, Ranks
 
 PREEMPTED = 75  # exit code of a worker that was asked to stop and can be continued: EX_TEMPFAIL
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # what a scheduler sends before it takes the machine away
@@ -60,18 +66,26 @@ class RunJob:
     run_dir: Path
     stage: Stage = Stage.all
 
-    def __call__(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Work until the stage is complete.
+    def __call__(
+        self, should_stop: Callable[[], bool] = lambda: False, environ: Mapping[str, str] | None = None
+    ) -> None:
+        """Work until the stage is complete, as the rank that torchrun's variables in ``environ`` name.
 
         The attempt's ledger says how it ended and its log holds every word of output. Raises what went
         wrong, PreemptedError when ``should_stop`` said so, and RuntimeError when another process works on
         the run.
         """
+        from tokensweep.train.ranks import Place, joined
         from tokensweep.train.trainer import PreemptedError
 
+        place = Place.of(environ or {})
+        if place.rank:
+            self._follow(place, should_stop)
+            return
         with Attempt.open(self.run_dir) as attempt, _output_to(attempt.log):
             try:
-                rest = _work(self.run_dir, attempt, stage=self.stage, should_stop=should_stop)
+                with joined(place, name=self.run_dir.name) as ranks:
+                    rest = _work(self.run_dir, attempt, self.stage, should_stop=should_stop, ranks=ranks)
             except (KeyboardInterrupt, PreemptedError) as stop:
                 attempt.event(Kind.preempted)
                 print(f"stopped: {stop}")
@@ -82,8 +96,24 @@ class RunJob:
                 raise
             attempt.event(Kind.finished, **({"stage": self.stage.value} if rest else {}))
 
+    def _follow(self, place: Place, should_stop: Callable[[], bool]) -> None:
+        """Train with rank 0, which says how it ended; raises what went wrong, with a traceback on stderr."""
+        from tokensweep.train.ranks import joined
+        from tokensweep.train.trainer import PreemptedError
 
-def _work(run_dir: Path, attempt: Attempt, *, stage: Stage, should_stop: Callable[[], bool]) -> bool:
+        try:
+            with joined(place, name=self.run_dir.name) as ranks:
+                _work(self.run_dir, None, self.stage, should_stop=should_stop, ranks=ranks)
+        except PreemptedError:
+            return  # a bad exit would make srun end rank 0 before it has said so
+        except Exception:
+            traceback.print_exc()
+            raise
+
+
+def _work(
+    run_dir: Path, attempt: Attempt | None, stage: Stage, *, should_stop: Callable[[], bool], ranks: Ranks
+) -> bool:
     """Check the folder, train, evaluate; gives back whether something is left for another stage."""
     from transformers.utils import logging
 
@@ -92,17 +122,21 @@ def _work(run_dir: Path, attempt: Attempt, *, stage: Stage, should_stop: Callabl
     from tokensweep.train.trainer import PreemptedError, run_training
 
     logging.disable_progress_bar()  # of loading and saving, which nobody reads in a log
-    config = verify(run_dir)
-    register_components()
-    record = read_run(run_dir)
+    with ranks.agreed():
+        config = verify(run_dir)
+        register_components()
+        record = read_run(run_dir)
     cache = run_dir.resolve().parents[1] / "models"  # <store>/runs/<id> lies beside <store>/models
-    if record.trained_step is None:
+    if ranks.first(record.trained_step is None):
         if stage is Stage.evaluate:
             raise ValueError(
                 f"{run_dir.name} must be trained before it is evaluated: its training did not end"
             )
-        verify_code(run_dir)
-        run_training(config, run_dir, attempt, cache=cache, should_stop=should_stop)
+        with ranks.agreed():
+            verify_code(run_dir)
+        run_training(config, run_dir, attempt, cache=cache, should_stop=should_stop, ranks=ranks)
+    if attempt is None:
+        return False
     plan = read_json(run_dir / "plan.json")
     missing = record.missing(plan["evals"])
     if missing and stage is not Stage.train:
@@ -219,12 +253,13 @@ def start_worker(
 ) -> subprocess.Popen[bytes]:
     """Start the worker of a run folder, detached: it lives on if this process or its terminal ends.
 
-    It writes its own log; ``output`` is for what it says before it has one (None: as this process).
+    It writes its own log; ``output`` is for what it says before it has one (None: as this process). It trains
+    alone unless ``environment`` makes it a rank.
     """
     sizes = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}  # read when torch is loaded
     return subprocess.Popen(
         [sys.executable, "-m", "tokensweep.worker", str(run_dir), stage.value],
-        env={**os.environ, **sizes, **(environment or {})},
+        env={**os.environ, **sizes, "WORLD_SIZE": "1", **(environment or {})},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
@@ -245,7 +280,7 @@ def main() -> None:
     from tokensweep.train.trainer import PreemptedError
 
     try:
-        RunJob(options.run_dir, options.stage)(should_stop=lambda: bool(asked))
+        RunJob(options.run_dir, options.stage)(should_stop=lambda: bool(asked), environ=os.environ)
     except PreemptedError:
         raise SystemExit(PREEMPTED) from None
     except Exception as error:  # noqa: BLE001  the log has the traceback; here one line is enough

@@ -32,42 +32,41 @@ _GRPO = {
 }
 
 
+def make_config(**changes: Any) -> dict[str, Any]:
+    """The frozen config of a small run; keyword arguments replace keys, dotted ones as ``batch__prompts``."""
+    config: dict[str, Any] = {
+        "seed": 0,
+        "steps": 2,
+        "method": {key: dict(value) if isinstance(value, dict) else value for key, value in _GRPO.items()},
+        "model": {"_component_": "model/tiny", **_TINY},
+        "data": {"_component_": "data/test_even"},
+        "rollout": {"_component_": "rollout/torch"},
+        "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 6, "stop": []},
+        "batch": {"prompts": 3, "group_size": 4, "micro_tokens": 20},
+        "optim": {
+            "lr": 1e-2,
+            "beta1": 0.9,
+            "beta2": 0.95,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "grad_clip": 1.0,
+            "warmup_steps": 0,
+        },
+        "checkpoint": {"every": 2, "keep": 1},
+        "store_rollouts": {"every": 0, "share": 0.0},
+        "compute": {"threads": 1, "device": "cpu", "dtype": "float32"},
+        "store": "",
+    }
+    for path, value in changes.items():
+        *parents, key = path.split("__")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        node[key] = value
+    return config
+
+
 @pytest.fixture(scope="session")
 def small_config() -> Callable[..., dict[str, Any]]:
-    """Frozen configs of a small run; keyword arguments replace keys, a dotted path as ``batch__prompts``."""
-
-    def make(**changes: Any) -> dict[str, Any]:
-        config: dict[str, Any] = {
-            "seed": 0,
-            "steps": 2,
-            "method": {
-                key: dict(value) if isinstance(value, dict) else value for key, value in _GRPO.items()
-            },
-            "model": {"_component_": "model/tiny", **_TINY},
-            "data": {"_component_": "data/test_even"},
-            "rollout": {"_component_": "rollout/torch"},
-            "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 6, "stop": []},
-            "batch": {"prompts": 3, "group_size": 4, "micro_tokens": 20},
-            "optim": {
-                "lr": 1e-2,
-                "beta1": 0.9,
-                "beta2": 0.95,
-                "eps": 1e-8,
-                "weight_decay": 0.0,
-                "grad_clip": 1.0,
-                "warmup_steps": 0,
-            },
-            "checkpoint": {"every": 2, "keep": 1},
-            "store_rollouts": {"every": 0, "share": 0.0},
-            "compute": {"threads": 1, "device": "cpu", "dtype": "float32"},
-            "store": "",
-        }
-        for path, value in changes.items():
-            *parents, key = path.split("__")
-            node = config
-            for parent in parents:
-                node = node[parent]
-            node[key] = value
-        return config
-
-    return make
+    """Makes configs of small runs, see ``make_config``."""
+    return make_config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from tokensweep.loss.objective import score
 from tokensweep.loss.tables import Batch, pack
 from tokensweep.seeds import derive_seed
 from tokensweep.train.collect import Group
+from tokensweep.train.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,18 @@ def divide(batch: Batch, *, method: Method, micro_tokens: int, seed: int) -> tup
             micros.append(MicroBatch(rollouts=rollouts, packs=packs))
         plan.append(tuple(micros))
     return replace(batch, minibatch_of=minibatch_of, microbatch_of=microbatch_of), tuple(plan)
+
+
+def own_part(plan: Plan, ranks: Ranks) -> Plan:
+    """The micro-batches of a plan that this rank runs, every one in its mini-batch; some may have none.
+
+    The plan itself does not depend on the number of ranks: it decides what a micro-batch-wide selection sees.
+    """
+    numbers = itertools.count()
+    return tuple(
+        tuple(micro for micro in mini_batch if next(numbers) % ranks.size == ranks.rank)
+        for mini_batch in plan
+    )
 
 
 def fill_bins(members: Sequence[int], *, sizes: Sequence[int], budget: int) -> list[list[int]]:

@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import shutil
+import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +29,7 @@ SCHEMA = 1  # raise when a field of state.json changes its meaning
 _STATE = "state.json"
 _OPTIMIZER = "optimizer.safetensors"
 _PREFIX = "step-"
+_PATIENCE_S = 120.0  # NFS clients remember for up to 60 s that a file was not there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,8 @@ class Checkpoint:
 
     folder: Path
     progress: Progress
-    threads: int  # torch threads that computed it
+    threads: int  # torch threads that computed it, on each rank
+    ranks: int
     torch_version: str
 
 
@@ -58,6 +62,7 @@ def save_checkpoint(
     progress: Progress,
     owner: str,
     keep: int,
+    ranks: int = 1,
 ) -> Path:
     """Write ``step-<n>`` under ``root``, then drop all but the newest ``keep``. Gives back its folder.
 
@@ -65,7 +70,7 @@ def save_checkpoint(
     point leaves either no new checkpoint or a complete one.
     """
     root.mkdir(parents=True, exist_ok=True)
-    folder = root / f"{_PREFIX}{progress.step:06d}"
+    folder = checkpoint_folder(root, step=progress.step)
     partial = root / f".{folder.name}.partial"
     partial.mkdir()
     policy.save(partial)
@@ -75,6 +80,7 @@ def save_checkpoint(
         "owner": owner,
         "progress": asdict(progress),
         "threads": torch.get_num_threads(),
+        "ranks": ranks,
         "torch": torch.__version__,
         "files": {path.name: _fingerprint(path) for path in sorted(partial.iterdir())},
     }
@@ -88,6 +94,11 @@ def save_checkpoint(
     for old in _folders(root)[:-keep]:
         _remove(old)
     return folder
+
+
+def checkpoint_folder(root: Path, *, step: int) -> Path:
+    """Where the checkpoint of a step is, if there is one."""
+    return root / f"{_PREFIX}{step:06d}"
 
 
 def clear_leftovers(root: Path) -> None:
@@ -108,6 +119,22 @@ def newest_checkpoint(root: Path, *, owner: str, note: Callable[[str], None]) ->
             return _open(folder, owner=owner)
         note(f"{folder} is skipped: {damage}; training goes on from an older state")
     return None
+
+
+def await_checkpoint(folder: Path, *, owner: str, patience_s: float = _PATIENCE_S) -> Checkpoint:
+    """A checkpoint that another machine sees complete, once it is so here: shared file systems take a while.
+
+    Raises ValueError when it is not after ``patience_s``, and as :func:`newest_checkpoint`.
+    """
+    deadline = time.monotonic() + patience_s
+    while (damage := _damage(folder)) is not None:
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"{folder} must be the same for all ranks of a run, but {socket.gethostname()} saw for "
+                f"{patience_s:g} s that {damage}: put the store on a file system that all nodes share"
+            )
+        time.sleep(0.5)
+    return _open(folder, owner=owner)
 
 
 def load_optimizer(folder: Path, *, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
@@ -154,6 +181,7 @@ def _open(folder: Path, *, owner: str) -> Checkpoint:
         folder=folder,
         progress=Progress(**state["progress"]),
         threads=state["threads"],
+        ranks=state.get("ranks", 1),  # checkpoints of schema 1 began without it, when there was one
         torch_version=state["torch"],
     )
 

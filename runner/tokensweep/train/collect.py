@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokensweep.loss.method import Allocation
 from tokensweep.models.prompts import Decode, Encode, answer_text
-from tokensweep.problems import Answered, Grade, Problem, ProblemSource
+from tokensweep.problems import Answered, Grade, Outcome, Problem, ProblemSource
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
 from tokensweep.seeds import derive_seed
+from tokensweep.train.ranks import ALONE, Ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What came of a request: a rollout with its grade, and the text that was graded."""
+
+    rollout: Rollout
+    grade: Grade
+    text: str  # with the thought that the prompt opened, see answer_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +63,9 @@ def accuracies(group: Group) -> Tensor:
 class Collector:
     """Samples optimiser batches: the same step, position and weights give the same rollouts.
 
-    ``encode`` turns a prompt's text into token ids, ``decode`` ids into text.
+    ``encode`` turns a prompt's text into token ids, ``decode`` ids into text. Each of the ``ranks`` samples
+    and grades its part of the requests, and all of them get the whole: no grade is made twice, as one that
+    hits a time limit could be another the second time.
     """
 
     source: ProblemSource
@@ -63,6 +77,7 @@ class Collector:
     num_prompts: int
     group_size: int
     seed: int
+    ranks: Ranks = ALONE
 
     def collect(self, *, step: int, position: int, allocation: Allocation) -> Collected:
         """Rounds of sampling until the allocation wants no more prompts; groups beyond the target are cut.
@@ -98,13 +113,26 @@ class Collector:
                 work.append(
                     (problem, sample, Request(prompt_ids=prompt_ids, seed=seed, sampling=self.sampling))
                 )
-        rollouts = self.engine.generate([request for _, _, request in work])
-        trials = self._graded(work, rollouts)
+        with self.ranks.agreed():
+            own = self._draw([work[index] for index in self.ranks.part(len(work))])
+        trials = [
+            Trial(
+                problem=problem,
+                sample=sample,
+                request=request,
+                rollout=drawn.rollout,
+                grade=drawn.grade,
+                text=drawn.text,
+            )
+            for (problem, sample, request), drawn in zip(work, shared(own, self.ranks), strict=True)
+        ]
         return [tuple(trials[i : i + self.group_size]) for i in range(0, len(trials), self.group_size)]
 
-    def _graded(
-        self, work: Sequence[tuple[Problem, int, Request]], rollouts: Sequence[Rollout]
-    ) -> list[Trial]:
+    def _draw(self, work: Sequence[tuple[Problem, int, Request]]) -> list[Drawn]:
+        """Sample and grade."""
+        if not work:
+            return []
+        rollouts = self.engine.generate([request for _, _, request in work])
         answers = [
             Answered(
                 problem=problem,
@@ -117,18 +145,48 @@ class Collector:
         ]
         grades = self.source.grade_many(answers)
         return [
-            Trial(
-                problem=problem,
-                sample=sample,
-                request=request,
-                rollout=rollout,
-                grade=grade,
-                text=answer.text,
-            )
-            for (problem, sample, request), rollout, answer, grade in zip(
-                work, rollouts, answers, grades, strict=True
-            )
+            Drawn(rollout=rollout, grade=grade, text=answer.text)
+            for rollout, grade, answer in zip(rollouts, grades, answers, strict=True)
         ]
+
+
+def shared(own: list[Drawn], ranks: Ranks) -> list[Drawn]:
+    """What all ranks have drawn, in their order, to the bit."""
+    if ranks.size == 1:
+        return own
+    rollouts = [drawn.rollout for drawn in own]
+    ids = ranks.rows(torch.tensor([x for r in rollouts for x in r.completion_ids], dtype=torch.int64))
+    logprobs = ranks.rows(
+        torch.tensor([x for r in rollouts for x in r.sampler_logprobs], dtype=torch.float64)
+    )
+    rest = ranks.gather([_without_tokens(drawn) for drawn in own])
+    tokens = zip(torch.cat(ids).tolist(), torch.cat(logprobs).tolist(), strict=True)
+    return [_with_tokens(told, list(islice(tokens, told["length"]))) for part in rest for told in part]
+
+
+def _without_tokens(drawn: Drawn) -> dict[str, Any]:
+    """All but ids and log-probabilities, as a JSON value."""
+    return {
+        "length": len(drawn.rollout.completion_ids),
+        "finish_reason": drawn.rollout.finish_reason,
+        "weights_version": drawn.rollout.weights_version,
+        "grade": asdict(drawn.grade),
+        "text": drawn.text,
+    }
+
+
+def _with_tokens(told: dict[str, Any], tokens: list[tuple[int, float]]) -> Drawn:
+    """What :func:`_without_tokens` was made of."""
+    return Drawn(
+        rollout=Rollout(
+            completion_ids=tuple(token for token, _ in tokens),
+            sampler_logprobs=tuple(logprob for _, logprob in tokens),
+            finish_reason=told["finish_reason"],
+            weights_version=told["weights_version"],
+        ),
+        grade=Grade(**{**told["grade"], "outcome": Outcome(told["grade"]["outcome"])}),
+        text=told["text"],
+    )
 
 
 def problem_index(position: int, *, size: int, seed: int) -> int:

@@ -14,6 +14,7 @@ from tokensweep.loss.method import Policy as PolicyOf
 from tokensweep.loss.objective import Prepared
 from tokensweep.loss.tables import Batch
 from tokensweep.train.collect import Collected, accuracies
+from tokensweep.train.ranks import ALONE, Ranks
 
 DENOMINATORS: Mapping[str, str] = {
     "reward": "rollouts trained on",
@@ -134,9 +135,14 @@ class Sums:
             before = self._sums.get(name, (torch.zeros_like(total), torch.zeros_like(count)))
             self._sums[name] = (before[0] + total, before[1] + count)
 
-    def ratios(self) -> dict[str, float]:
-        """Sum over count as ``loss/<name>``; names whose count is zero are left out."""
-        pairs = {name: (float(total), float(count)) for name, (total, count) in self._sums.items()}
+    def ratios(self, ranks: Ranks = ALONE) -> dict[str, float]:
+        """Sum over count as ``loss/<name>``, of all ranks; names whose count is zero are left out."""
+        pairs: dict[str, tuple[float, float]] = {}
+        own = {name: (float(total), float(count)) for name, (total, count) in self._sums.items()}
+        for part in ranks.gather(own):
+            for name, (total, count) in part.items():
+                before = pairs.get(name, (0.0, 0.0))
+                pairs[name] = (before[0] + total, before[1] + count)
         return {f"loss/{name}": total / count for name, (total, count) in pairs.items() if count != 0}
 
 

@@ -83,11 +83,16 @@ class Scorer:
     def everywhere(
         self, batch: Batch, *, plan: Plan, needs: frozenset[str] = frozenset(), ahead: Ahead | None = None
     ) -> dict[str, Tensor]:
-        """``logprobs``, ``entropy`` and the statistics in ``needs`` of every trained token, [N] each.
+        """``logprobs``, ``entropy`` and the statistics in ``needs`` of the trained tokens, [N] each.
 
-        The pack that ``ahead`` has is not run again; it must have been scored with the same ``needs``.
+        The pack that ``ahead`` has is not run again; it must have been scored with the same ``needs``. Tokens
+        that are not in the plan get 0, so the results of parts of a plan add up.
         """
-        filled: dict[str, Tensor] = {}
+        names = ("logprobs", "entropy", *sorted(needs))
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        filled = {
+            name: torch.zeros(batch.num_tokens, dtype=dtype, device=batch.trained.device) for name in names
+        }
         packs = (pack for mini_batch in plan for micro in mini_batch for pack in micro.packs)
         for rollouts in packs:
             rows = rows_of(batch, rollouts)
@@ -95,9 +100,8 @@ class Scorer:
                 stats = ahead.stats
             else:
                 stats = self.stats(batch, rollouts=rollouts, rows=rows, needs=needs)
-            for name in ("logprobs", "entropy", *sorted(needs)):
-                values: Tensor = getattr(stats, name)
-                filled.setdefault(name, values.new_zeros(batch.num_tokens))[rows] = values
+            for name in names:
+                filled[name][rows] = getattr(stats, name)
         return filled
 
 

@@ -15,7 +15,9 @@ from tokensweep.models.prompts import Encode, Prompt, fitting, prompt_of
 from tokensweep.problems import ProblemSource
 from tokensweep.registry import build
 from tokensweep.rollout import Engine, SamplingSpec
+from tokensweep.rollout.reference import HfEngine
 from tokensweep.train.collect import Collector
+from tokensweep.train.ranks import Ranks
 
 _FILLED = frozenset(
     {
@@ -76,6 +78,23 @@ def assemble(config: Mapping[str, Any], *, cache: Path) -> Parts:
     )
 
 
+def assemble_everywhere(config: Mapping[str, Any], *, cache: Path, ranks: Ranks) -> Parts:
+    """The parts on every rank; the first makes or fetches the model before the others look for it.
+
+    Raises as :func:`assemble`, on all ranks, and ValueError for an engine whose draws can't be divided.
+    """
+    with ranks.agreed():
+        parts = assemble(config, cache=cache) if ranks.leads else None
+    with ranks.agreed():
+        parts = parts or assemble(config, cache=cache)
+    if ranks.size > 1 and isinstance(parts.engine, HfEngine):
+        raise ValueError(
+            f"rollout=hf must run on one rank, got {ranks.size}: its draws depend on what is drawn beside "
+            "them; take rollout=torch"
+        )
+    return parts
+
+
 def check_source(source: ProblemSource) -> None:
     """Raise DataError for a source that cannot be used."""
     try:
@@ -84,7 +103,7 @@ def check_source(source: ProblemSource) -> None:
         raise DataError(str(error)) from error
 
 
-def collector_of(config: Mapping[str, Any], parts: Parts, policy: Policy) -> Collector:
+def collector_of(config: Mapping[str, Any], parts: Parts, policy: Policy, *, ranks: Ranks) -> Collector:
     """What samples the optimiser batches of the run. Raises DataError for prompts above the limit."""
     stop = dict.fromkeys((*config["sampling"]["stop"], *parts.prompt.stop))
     encode = encoder(parts.prompt, policy, chat=parts.chat)
@@ -98,6 +117,7 @@ def collector_of(config: Mapping[str, Any], parts: Parts, policy: Policy) -> Col
         num_prompts=config["batch"]["prompts"],
         group_size=config["batch"]["group_size"],
         seed=config["seed"],
+        ranks=ranks,
     )
 
 

@@ -16,14 +16,17 @@ import torch
 from tokensweep.identity import digest, identity_of
 from tokensweep.ledger import Attempt, Kind
 from tokensweep.loss.method import Memory, Method, adapt, at_step
-from tokensweep.loss.objective import prepare
+from tokensweep.loss.objective import Prepared, prepare
 from tokensweep.loss.tables import Batch
 from tokensweep.models.policy import Policy
 from tokensweep.seeds import derive_seed
 from tokensweep.train import metrics as measure
-from tokensweep.train.batch import Plan, build_batch, divide
+from tokensweep.train.batch import Plan, build_batch, divide, own_part
 from tokensweep.train.checkpoint import (
+    Checkpoint,
     Progress,
+    await_checkpoint,
+    checkpoint_folder,
     clear_leftovers,
     load_optimizer,
     newest_checkpoint,
@@ -31,7 +34,14 @@ from tokensweep.train.checkpoint import (
 )
 from tokensweep.train.collect import Collected
 from tokensweep.train.passes import Ahead, Scorer, autocast
-from tokensweep.train.setup import assemble, collector_of, optimizer_of, prepare_torch, reference_policy
+from tokensweep.train.ranks import ALONE, Ranks, check_same_weights
+from tokensweep.train.setup import (
+    assemble_everywhere,
+    collector_of,
+    optimizer_of,
+    prepare_torch,
+    reference_policy,
+)
 from tokensweep.train.stored import store_rollouts
 from tokensweep.train.update import Updater
 
@@ -51,11 +61,12 @@ class TrainResult:
 def run_training(
     config: Mapping[str, Any],
     run_dir: Path,
-    attempt: Attempt,
+    attempt: Attempt | None,
     *,
     cache: Path,
     on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
 ) -> TrainResult:
     """Train the run of a frozen config to its last step, from its newest checkpoint if it has one.
 
@@ -63,50 +74,62 @@ def run_training(
     ``on_progress`` hears (steps done, steps in total); ``should_stop`` is asked before every step. Raises
     PreemptedError when it said so, with every step so far in a checkpoint, ValueError for a config, data or a
     checkpoint that cannot be used, NonFiniteError when the loss or its gradient is no number.
+
+    With several ``ranks``, each calls this with the same arguments, but for ``attempt``: only rank 0 has one
+    and writes. They stop together when ``should_stop`` says so to any; when one fails, all of them raise.
     """
+    assert (attempt is not None) == ranks.leads
     prepare_torch(config["compute"])
-    training = _Training(config, run_dir, attempt, cache=cache)
+    training = _Training(config, run_dir, attempt, cache=cache, ranks=ranks)
     steps = config["steps"]
     while training.progress.step < steps:
-        if should_stop():
+        if ranks.any(should_stop()):
             training.save()
             raise PreemptedError(f"asked to stop after step {training.progress.step} of {steps}")
         training.step()
         if on_progress is not None:
             on_progress(training.progress.step, steps)
-    attempt.event(Kind.trained, step=steps)
+    if attempt is not None:
+        attempt.event(Kind.trained, step=steps)
     return TrainResult(step=steps, checkpoint=training.checkpoint)
 
 
 class _Training:
     """The state of a run in memory."""
 
-    def __init__(self, config: Mapping[str, Any], run_dir: Path, attempt: Attempt, *, cache: Path) -> None:
-        self.config, self.run_dir, self.attempt = config, run_dir, attempt
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        run_dir: Path,
+        attempt: Attempt | None,
+        *,
+        cache: Path,
+        ranks: Ranks,
+    ) -> None:
+        self.config, self.run_dir, self.attempt, self.ranks = config, run_dir, attempt, ranks
         self.owner = digest(identity_of(config))
-        parts = assemble(config, cache=cache)
+        parts = assemble_everywhere(config, cache=cache, ranks=ranks)
         self.parts = parts
-        clear_leftovers(run_dir / "checkpoints")
-        found = newest_checkpoint(run_dir / "checkpoints", owner=self.owner, note=print)
+        found = _found(run_dir / "checkpoints", owner=self.owner, ranks=ranks)
         self.saved = found.progress.step if found else 0  # the newest step in a checkpoint
         self.checkpoint = found.folder if found else parts.model_folder
         self.progress = found.progress if found else Progress()
-        self.policy = Policy(self.checkpoint, device=parts.device)
-        self.optimizer = optimizer_of(self.policy, config["optim"])
-        if found:
-            load_optimizer(found.folder, policy=self.policy, optimizer=self.optimizer)
-            if found.threads != torch.get_num_threads():
-                print(
-                    f"{found.folder.name} was computed with {found.threads} threads: the last bits may differ"
-                )
-        parts.engine.load(self.policy, version=self.progress.step)
-        self.collector = collector_of(config, parts, self.policy)
-        temperature = config["sampling"]["temperature"]
-        self.scorer = Scorer(policy=self.policy, temperature=temperature, dtype=parts.dtype)
-        reference = reference_policy(parts)
+        with ranks.agreed():
+            self.policy = Policy(self.checkpoint, device=parts.device)
+            self.optimizer = optimizer_of(self.policy, config["optim"])
+            if found:
+                load_optimizer(found.folder, policy=self.policy, optimizer=self.optimizer)
+            parts.engine.load(self.policy, version=self.progress.step)
+            self.collector = collector_of(config, parts, self.policy, ranks=ranks)
+            temperature = config["sampling"]["temperature"]
+            self.scorer = Scorer(policy=self.policy, temperature=temperature, dtype=parts.dtype)
+            reference = reference_policy(parts)
         self.reference = replace(self.scorer, policy=reference) if reference else None
         self.updater = Updater(
-            scorer=self.scorer, optimizer=self.optimizer, grad_clip=config["optim"]["grad_clip"]
+            scorer=self.scorer,
+            optimizer=self.optimizer,
+            grad_clip=config["optim"]["grad_clip"],
+            ranks=ranks,
         )
 
     def step(self) -> None:
@@ -130,14 +153,19 @@ class _Training:
             updated, memories = self._train_on(collected, method=method, step=number, watch=watch)
             values |= updated
         else:
-            print(f"step {number}: no group was kept after {collected.rounds} rounds, so there is no update")
+            self._note(
+                f"step {number}: no group was kept after {collected.rounds} rounds, so there is no update"
+            )
             skipped = float(method.updates_per_batch)
             values |= {"updates": 0.0, "skipped_updates": skipped, "tokens/trained": 0.0}
         self._advance(collected, updates=int(values["updates"]), memories=memories)
         values["tokens/total_generated"] = float(self.progress.generated_tokens)
         self.parts.engine.load(self.policy, version=number)
+        check_same_weights(list(self.policy.model.parameters()), ranks=self.ranks, step=number)
         # Before the checkpoint: what is in a checkpoint is never computed again, so its row must be there.
-        self.attempt.metrics(number, {**values, **watch.seconds})
+        with self.ranks.agreed():
+            if self.attempt is not None:
+                self.attempt.metrics(number, {**values, **watch.seconds})
         self._save_if_due()
 
     def _train_on(
@@ -145,21 +173,13 @@ class _Training:
     ) -> tuple[dict[str, float], Mapping[str, Memory]]:
         """Old-policy pass and update; the metrics of both, and what the method remembers of them."""
         with watch.phase("old_pass"):
-            batch, plan, ahead = self._scored(collected, method=method, step=step)
+            batch, own, ahead = self._scored(collected, method=method, step=step)
             method, memories = adapt(method, self.progress.memories, batch)
             prepared = prepare(method, batch)
-        settings = self.config["store_rollouts"]
-        if settings["every"] and settings["share"] and step % settings["every"] == 0:
-            store_rollouts(
-                self.run_dir / "rollouts" / f"step-{step:06d}.parquet",
-                groups=collected.kept,
-                prepared=prepared,
-                step=step,
-                share=settings["share"],
-                seed=self.config["seed"],
-            )
+        with self.ranks.agreed():
+            self._store_if_due(collected, prepared=prepared, step=step)
         with watch.phase("update"):
-            updated = self.updater.update(method, prepared, plan, ahead=ahead)
+            updated = self.updater.update(method, prepared, own, ahead=ahead)
         sampling = self.collector.sampling
         comparable = sampling.top_p == 1 and sampling.top_k == 0
         values = {
@@ -172,10 +192,23 @@ class _Training:
         }
         return values, memories
 
-    def _scored(self, collected: Collected, *, method: Method, step: int) -> tuple[Batch, Plan, Ahead]:
-        """The batch of the kept groups with what old and reference policy say, and the plan that runs it.
+    def _store_if_due(self, collected: Collected, *, prepared: Prepared, step: int) -> None:
+        settings = self.config["store_rollouts"]
+        if not self.ranks.leads or not settings["every"] or not settings["share"] or step % settings["every"]:
+            return
+        store_rollouts(
+            self.run_dir / "rollouts" / f"step-{step:06d}.parquet",
+            groups=collected.kept,
+            prepared=prepared,
+            step=step,
+            share=settings["share"],
+            seed=self.config["seed"],
+        )
 
-        The plan's first pack has been run, with gradient, by then: the update goes on from there.
+    def _scored(self, collected: Collected, *, method: Method, step: int) -> tuple[Batch, Plan, Ahead | None]:
+        """The batch of the kept groups with what old and reference policy say; this rank's part of its plan.
+
+        The first pack of the part has been run, with gradient, by then: the update goes on from there.
         """
         config, device = self.config, self.parts.device
         seed = derive_seed(config["seed"], "batch", step)
@@ -186,12 +219,20 @@ class _Training:
         batch = batch.to(device)
         plan = tuple(tuple(micro.to(device) for micro in mini_batch) for mini_batch in plan)
         extra = frozenset({"varentropy"} if "old_varentropy" in method.needs() else ())
-        ahead = self.scorer.ahead(batch, plan=plan, needs=extra)
-        old = self.scorer.everywhere(batch, plan=plan, needs=extra, ahead=ahead)
-        columns = {f"old_{name}": values for name, values in old.items()}
-        if self.reference is not None:
-            columns["ref_logprobs"] = self.reference.everywhere(batch, plan=plan)["logprobs"]
-        return batch.with_columns(**columns), plan, ahead
+        own = own_part(plan, self.ranks)
+        if step == 1 and (fewest := min(len(micros) for micros in plan)) < self.ranks.size:
+            self._note(
+                f"a mini-batch has only {fewest} micro-batches for {self.ranks.size} ranks, so some have "
+                "nothing to do in its update; a smaller batch.micro_tokens gives more, and is another run"
+            )
+        with self.ranks.agreed():
+            ahead = self.scorer.ahead(batch, plan=own, needs=extra) if own[0] else None
+            old = self.scorer.everywhere(batch, plan=own, needs=extra, ahead=ahead)
+            columns = {f"old_{name}": values for name, values in old.items()}
+            if self.reference is not None:
+                columns["ref_logprobs"] = self.reference.everywhere(batch, plan=own)["logprobs"]
+        self.ranks.add(list(columns.values()))
+        return batch.with_columns(**columns), own, ahead
 
     def _set_lr(self, step: int) -> float:
         """Linear warm-up over the first ``optim.warmup_steps`` optimiser batches, then constant."""
@@ -219,18 +260,47 @@ class _Training:
 
     def save(self) -> None:
         """Write a checkpoint of the last step, if it has none yet."""
-        if self.progress.step == self.saved:
+        step, root = self.progress.step, self.run_dir / "checkpoints"
+        if step == self.saved:
             return
-        self.checkpoint = save_checkpoint(
-            self.run_dir / "checkpoints",
-            policy=self.policy,
-            optimizer=self.optimizer,
-            progress=self.progress,
-            owner=self.owner,
-            keep=self.config["checkpoint"]["keep"],
+        with self.ranks.agreed():  # when the block ends, the checkpoint is there
+            if self.attempt is not None:
+                save_checkpoint(
+                    root,
+                    policy=self.policy,
+                    optimizer=self.optimizer,
+                    progress=self.progress,
+                    owner=self.owner,
+                    keep=self.config["checkpoint"]["keep"],
+                    ranks=self.ranks.size,
+                )
+                self.attempt.event(Kind.checkpoint, step=step)
+        self.saved, self.checkpoint = step, checkpoint_folder(root, step=step)
+
+    def _note(self, text: str) -> None:
+        """Print for the run's log, once and not on every rank."""
+        if self.ranks.leads:
+            print(text)
+
+
+def _found(root: Path, *, owner: str, ranks: Ranks) -> Checkpoint | None:
+    """The checkpoint to go on from, the same on every rank: the first says which."""
+    found = None
+    with ranks.agreed():
+        if ranks.leads:
+            clear_leftovers(root)
+            found = newest_checkpoint(root, owner=owner, note=print)
+    name = ranks.first(found.folder.name if found else None)
+    with ranks.agreed():
+        if name is not None and not ranks.leads:
+            found = await_checkpoint(root / name, owner=owner)
+    now = (torch.get_num_threads(), ranks.size)
+    if found and ranks.leads and (found.threads, found.ranks) != now:
+        print(
+            f"{found.folder.name} was computed by {found.ranks} ranks with {found.threads} threads each, now "
+            f"there are {now[1]} with {now[0]}: the last bits may differ"
         )
-        self.saved = self.progress.step
-        self.attempt.event(Kind.checkpoint, step=self.saved)
+    return found
 
 
 def _scheduled(method: Method, index: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ from tokensweep.loss.objective import Micro, Prepared, micro_loss
 from tokensweep.train.batch import MicroBatch, Plan
 from tokensweep.train.metrics import Sums
 from tokensweep.train.passes import Ahead, Scorer
+from tokensweep.train.ranks import ALONE, Ranks
 
 
 class NonFiniteError(ArithmeticError):
@@ -21,26 +22,32 @@ class NonFiniteError(ArithmeticError):
 
 @dataclass(frozen=True, kw_only=True)
 class Updater:
-    """Moves the policy's weights. ``grad_clip`` limits the global gradient norm; 0 leaves it alone."""
+    """Moves the policy's weights. ``grad_clip`` limits the global gradient norm; 0 leaves it alone.
+
+    All ``ranks`` make the same steps, each with the sum of everybody's gradients.
+    """
 
     scorer: Scorer
     optimizer: torch.optim.Optimizer
     grad_clip: float
+    ranks: Ranks = ALONE
 
     def update(
         self, method: Method, prepared: Prepared, plan: Plan, *, ahead: Ahead | None = None
     ) -> dict[str, float]:
-        """One optimiser step per mini-batch of ``plan``; gives back what happened, as metrics.
+        """One optimiser step per mini-batch of ``plan``; gives back what happened, as metrics of all ranks.
 
-        ``ahead`` is the first pack's forward, where the old-policy pass has kept it. A mini-batch in which
-        no token can carry a gradient makes no step: AdamW would move the weights on its momentum alone.
-        Raises NonFiniteError before a step on numbers that are not finite.
+        ``plan`` holds this rank's micro-batches, ``ahead`` the forward of its first pack where the old-policy
+        pass has kept it. A mini-batch in which no token can carry a gradient makes no step: AdamW would move
+        the weights on its momentum alone. Raises NonFiniteError before a step on numbers that are not finite.
         """
         sums, norms = Sums(), []
         for mini_batch in plan:
             self.optimizer.zero_grad(set_to_none=True)
-            active = [self._backward(method, prepared, micro, sums, ahead) for micro in mini_batch]
-            if any(active):
+            with self.ranks.agreed():
+                active = [self._backward(method, prepared, micro, sums, ahead) for micro in mini_batch]
+            if self.ranks.any(any(active)):
+                self._add_gradients()
                 norms.append(self._clip())
                 self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -48,7 +55,7 @@ class Updater:
             "grad_norm": sum(norms) / len(norms) if norms else 0.0,
             "updates": float(len(norms)),
             "skipped_updates": float(len(plan) - len(norms)),
-            **sums.ratios(),
+            **sums.ratios(self.ranks),
         }
 
     def _backward(
@@ -97,6 +104,18 @@ class Updater:
             places.append(place)
         order = torch.cat(places).argsort()
         return torch.cat(logprobs)[order], torch.cat(entropies)[order]
+
+    def _add_gradients(self) -> None:
+        """Sum the gradients over the ranks; a parameter that has one anywhere has one everywhere."""
+        if self.ranks.size == 1:
+            return
+        parameters = list(self.scorer.policy.model.parameters())
+        has = self.ranks.rows(torch.tensor([p.grad is not None for p in parameters]))
+        moved = [p for p, some in zip(parameters, torch.stack(has).any(0).tolist(), strict=True) if some]
+        for parameter in moved:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.ranks.add([parameter.grad for parameter in moved if parameter.grad is not None])
 
     def _clip(self) -> float:
         """Limit the gradient's norm; gives back what it was before."""
