@@ -122,8 +122,8 @@ class ComputeConf:
 class StageResources:
     """What a stage of a run takes on a cluster; null: what the site says."""
 
-    nodes: int = 1  # with a worker process each
-    gpus: int | None = None  # per node
+    nodes: int = 1
+    gpus: int | None = None  # per node; training has a process for each
     cpus: int | None = None  # per node
     mem_gb: float | None = None  # per node
     hours: float | None = None  # time limit; training goes on after it, from its checkpoint

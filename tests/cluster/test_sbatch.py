@@ -14,7 +14,7 @@ from tokensweep.cluster.sbatch import batch_text, executor, job_options, setup_l
 from tokensweep.cluster.site import Request, Site
 from tokensweep.cluster.task import Task
 
-_REQUEST = Request(partition="gpu", qos="long", nodes=2, gpus=4, cpus=32, mem_gb=200.5, minutes=90)
+_REQUEST = Request(partition="gpu", qos="long", nodes=2, gpus=4, cpus=32, mem_gb=200.5, minutes=90, ranks=4)
 _SITE = Site(name="s", account="me", gpu_type="a100", signal_s=60, sbatch={"mail-type": "END"})
 
 
@@ -53,9 +53,9 @@ def test_the_batch_file_says_what_site_and_run_ask_for(sbatch: Path) -> None:
         "account": "me",
         "qos": "long",
         "nodes": "2",
-        "ntasks-per-node": "1",
+        "ntasks-per-node": "4",
         "gpus-per-node": "a100:4",
-        "cpus-per-task": "32",
+        "cpus-per-task": "8",
         "mem": "205312M",  # 200.5 * 1024
         "time": "90",
         "signal": "USR2@60",

@@ -100,9 +100,10 @@ def test_a_request_takes_the_run_then_the_stage_then_the_site(tmp_path: Path) ->
     )
     train = site_request(site, "train", {"nodes": 2, "gpus": 4, "hours": 1.5})
     assert (train.partition, train.nodes, train.gpus, train.cpus, train.mem_gb) == ("gpu", 2, 4, 40, 200)
-    assert train.minutes == 90
+    assert (train.minutes, train.ranks) == (90, 4)  # a process per GPU
     assert train.device_hours == 2 * 4 * 1.5
     evaluate = site_request(site, "evaluate", {"cpus": 3})
     assert (evaluate.partition, evaluate.gpus, evaluate.cpus, evaluate.minutes) == ("small", 1, 3, 120)
+    assert evaluate.ranks == 1
     report = site_request(site, "report")
     assert (report.gpus, report.cpus, report.mem_gb, report.device_hours) == (0, 2, 8, 1.0)

@@ -28,6 +28,7 @@ def job_options(
 ) -> dict[str, Any]:
     """submitit's parameters for a request; what neither site nor run says is left to SLURM."""
     gpus = f"{site.gpu_type}:{request.gpus}" if site.gpu_type else request.gpus
+    cpus = max(1, request.cpus // request.ranks)
     further = {**site.sbatch, "requeue": True, "kill-on-invalid-dep": "yes"}
     if request.mem_gb is not None:
         further["mem"] = f"{round(request.mem_gb * 1024)}M"
@@ -39,15 +40,15 @@ def job_options(
         "constraint": site.constraint,
         "exclude": site.exclude,
         "nodes": request.nodes,
-        "ntasks_per_node": 1,
-        "cpus_per_task": request.cpus,
+        "ntasks_per_node": request.ranks,
+        "cpus_per_task": cpus,
         "gpus_per_node": gpus if request.gpus else None,
         "time": request.minutes,
         "signal_delay_s": site.signal_s,
         "array_parallelism": throttle,
         "dependency": dependency,
         "stderr_to_stdout": True,
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={request.cpus}", *site.srun_args],
+        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", f"--cpus-per-task={cpus}", *site.srun_args],
         "additional_parameters": further,
     }
     given = {key: value for key, value in options.items() if value is not None}

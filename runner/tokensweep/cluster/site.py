@@ -84,6 +84,7 @@ class Request:
     cpus: int  # per node
     mem_gb: float | None  # per node
     minutes: int
+    ranks: int = 1  # worker processes per node: one per GPU in training
 
     @property
     def device_hours(self) -> float:
@@ -176,4 +177,5 @@ def site_request(site: Site, stage: str, wanted: Mapping[str, Any] | None = None
         cpus=int(first("cpus", site.cpus or site.cpus_per_gpu * max(1, gpus))),
         mem_gb=first("mem_gb", site.mem_gb or per_gpu),
         minutes=max(1, round(first("hours", site.hours) * _HOUR_MIN)),
+        ranks=max(1, gpus) if stage == "train" else 1,
     )
