@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.frame import Benchmark, Case, Measured, measured
-from tokensweep.compose import compose_config, register_components
+from tokensweep.compose import register_components
+from tokensweep.composer import compose_config
 from tokensweep.plan import make_plan, write_plan
 from tokensweep.sweepfile import Sweep, adhoc_sweep
 

@@ -310,7 +310,8 @@ def _multirun(overrides: Sequence[str]) -> Sweep:
     """The sweep that ``tokensweep train -m`` would make of these overrides."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    from tokensweep.compose import compose_config, parse, register_components
+    from tokensweep.compose import register_components
+    from tokensweep.composer import compose_config, parse
     from tokensweep.orchestrate import multirun
 
     register_components()

@@ -7,27 +7,27 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tokensweep import config as schema
-from tokensweep.loss.method import build_method, inert_keys
+from tokensweep.composer import Composer, compose_config, parse
+from tokensweep.loss.method import Method, build_method, inert_keys
 from tokensweep.paths import conf_dir, default_store, extension_dirs
 from tokensweep.registry import KIND, build
 
 Frozen = dict[str, Any]
 
+_PARTS_KEPT = 256  # a few kB each
 _SINGLE_SLOTS = ("allocation", "advantage", "minibatch", "ratio", "surrogate", "aggregate")
 
 
@@ -55,14 +55,6 @@ def _import_file(path: Path) -> None:
     spec.loader.exec_module(module)
 
 
-def compose_config(overrides: Sequence[str], *, name: str = "train") -> DictConfig:
-    """The composed, unresolved config; inside a Hydra application its own search path is used."""
-    if GlobalHydra.instance().is_initialized():
-        return compose(name, list(overrides))
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose(name, list(overrides))
-
-
 def freeze_run(overrides: Sequence[str]) -> Frozen:
     """The frozen config of one run, checked as far as is possible before it starts.
 
@@ -70,45 +62,87 @@ def freeze_run(overrides: Sequence[str]) -> Frozen:
     to do: unknown keys, wrong types, values out of range, slots filled twice, keys that a schedule drives
     and keys that have no effect as the method stands.
     """
-    _check_stacking(overrides)
-    frozen = resolve(compose_config(overrides))
-    method = build_method(frozen["method"])
-    if frozen["batch"]["group_size"] < method.advantage.smallest_group:
-        raise ValueError(
-            f"batch.group_size must be at least {method.advantage.smallest_group} for the advantage "
-            f"{type(method.advantage).__name__}, which compares the rollouts of a prompt, got "
-            f"{frozen['batch']['group_size']}: raise it, or choose method/advantage=reinforce_pp"
-        )
-    _check_overridden_keys(overrides, schedules=frozen["method"]["schedules"], inert=inert_keys(method))
-    return frozen
+    return Freezer().freeze(overrides)
 
 
-def resolve(cfg: DictConfig) -> Frozen:
+class Freezer:
+    """Freezes the runs of a sweep: what they have in common is composed, read and built once.
+
+    One per plan: configuration files and components may have changed before the next.
+    """
+
+    def __init__(self) -> None:
+        self._composer = Composer()
+        self._parts = Parts()
+        self._preset = cache(_preset)
+
+    def freeze(self, overrides: Sequence[str]) -> Frozen:
+        """What :func:`freeze_run` gives, and its errors."""
+        parsed = parse(overrides)
+        _check_stacking(parsed, preset=self._preset)
+        frozen = resolve(self._composer.compose(parsed), parts=self._parts)
+        method = self._parts.method(frozen["method"])
+        if frozen["batch"]["group_size"] < method.advantage.smallest_group:
+            raise ValueError(
+                f"batch.group_size must be at least {method.advantage.smallest_group} for the advantage "
+                f"{type(method.advantage).__name__}, which compares the rollouts of a prompt, got "
+                f"{frozen['batch']['group_size']}: raise it, or choose method/advantage=reinforce_pp"
+            )
+        _check_overridden_keys(parsed, schedules=frozen["method"]["schedules"], inert=inert_keys(method))
+        return frozen
+
+
+class Parts:
+    """Builds components and methods of frozen configs; equal nodes share one object, which is frozen, too."""
+
+    def __init__(self) -> None:
+        self._component = lru_cache(_PARTS_KEPT)(lambda text: build(json.loads(text)))
+        self._method = lru_cache(_PARTS_KEPT)(lambda text: build_method(json.loads(text)))
+
+    def component(self, where: str, node: Mapping[str, Any]) -> Any:
+        """The component of a node. Raises ValueError naming the key ``where`` it stands."""
+        try:
+            return self._component(json.dumps(node))
+        except ValueError as error:
+            raise ValueError(f"{where} ({node.get(KIND)}): {error}") from error
+
+    def method(self, node: Mapping[str, Any]) -> Method:
+        """The method of a node. Raises ValueError as :func:`tokensweep.loss.method.build_method` does."""
+        try:
+            return self._method(json.dumps(node))  # in the order of the keys, which a method goes by
+        except ValueError as error:
+            raise ValueError(f"method: {error}") from error
+
+
+def resolve(cfg: DictConfig, *, parts: Parts | None = None) -> Frozen:
     """Plain JSON values of a composed config with the held-out suite, paths and store filled in.
 
+    ``parts`` remembers what was built for other runs of the sweep.
     Raises ValueError for a missing value, an interpolation that leads nowhere or a value out of range.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ValueError(f"these keys need a value: {', '.join(missing)}. Give each as KEY=VALUE")
+    parts = parts or Parts()
     try:
-        plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+        plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise ValueError(
+                f"these keys need a value: {', '.join(missing)}. Give each as KEY=VALUE"
+            ) from error
         raise ValueError(f"{error}") from error
     frozen: Frozen = json.loads(json.dumps(plain))
     frozen["store"] = str(_absolute(frozen["store"]) if frozen["store"] else default_store())
-    _fill_suites(frozen)
+    _fill_suites(frozen, parts)
     schema.check_ranges(frozen)
-    _check_components(frozen)
+    _check_components(frozen, parts)
     return frozen
 
 
-def _fill_suites(frozen: Frozen) -> None:
+def _fill_suites(frozen: Frozen, parts: Parts) -> None:
     """Add the held-out suite, hand ``eval.path`` to the suites that read a file, make paths absolute."""
     settings, data = frozen["eval"], frozen.get("data")
     if data and settings["held_out"]:
         suite = {**data, "split": "test", "size": settings["held_out"]}
-        settings["suites"].setdefault(build(data).name, suite)
+        settings["suites"].setdefault(parts.component("data", data).name, suite)
     for name, suite in settings["suites"].items():
         if settings["path"] and "path" in suite:
             given = _absolute(settings["path"])
@@ -137,43 +171,27 @@ def _absolute(path: str) -> Path:
     return Path(path).expanduser().resolve()
 
 
-def _check_components(frozen: Frozen) -> None:
+def _check_components(frozen: Frozen, parts: Parts) -> None:
     """Build every component once: range errors of their fields belong before the start."""
     for where in ("model", "data", "rollout", "prompt"):
         if frozen.get(where):
-            _build_at(where, frozen[where])
+            parts.component(where, frozen[where])
     for name, suite in frozen["eval"]["suites"].items():
-        _build_at(f"eval.suites.{name}", suite)
+        parts.component(f"eval.suites.{name}", suite)
     if "method" in frozen:
-        try:
-            build_method(frozen["method"])
-        except ValueError as error:
-            raise ValueError(f"method: {error}") from error
+        parts.method(frozen["method"])
 
 
-def _build_at(where: str, node: Mapping[str, Any]) -> Any:
-    try:
-        return build(node)
-    except ValueError as error:
-        raise ValueError(f"{where} ({node.get(KIND)}): {error}") from error
-
-
-def parse(overrides: Sequence[str]) -> list[Override]:
-    """Hydra's own parse of override strings."""
-    return list(OverridesParser.create().parse_overrides(list(overrides)))
-
-
-def _check_stacking(overrides: Sequence[str]) -> None:
+def _check_stacking(parsed: Sequence[Override], *, preset: Callable[[str], _Preset]) -> None:
     """Presets that select different options for one single slot are refused, unless the slot is given."""
-    parsed = parse(overrides)
     given = {override.key_or_group for override in parsed}
     chosen = [override.value() for override in parsed if override.key_or_group == "method"]
     stack = chosen[-1] if chosen and isinstance(chosen[-1], list) else []
-    presets = {str(name): _preset(str(name)) for name in stack}
-    included = {name for preset in presets.values() for name in preset.includes}
-    outer = {name: preset for name, preset in presets.items() if name not in included}
+    presets = {str(name): preset(str(name)) for name in stack}
+    included = {name for each in presets.values() for name in each.includes}
+    outer = {name: each for name, each in presets.items() if name not in included}
     for slot in _SINGLE_SLOTS:
-        owners = {name: preset.selects[slot] for name, preset in outer.items() if slot in preset.selects}
+        owners = {name: each.selects[slot] for name, each in outer.items() if slot in each.selects}
         if len(set(owners.values())) > 1 and f"method/{slot}" not in given:
             choices = " or ".join(f"method/{slot}={option}" for option in dict.fromkeys(owners.values()))
             raise ValueError(
@@ -204,11 +222,11 @@ def _preset(name: str) -> _Preset:
 
 
 def _check_overridden_keys(
-    overrides: Sequence[str], *, schedules: Mapping[str, Any], inert: Mapping[str, str]
+    parsed: Sequence[Override], *, schedules: Mapping[str, Any], inert: Mapping[str, str]
 ) -> None:
     """An override that a schedule would overwrite, or that nothing reads, is an error and no surprise."""
     driven = {f"method.{node['path']}": name for name, node in schedules.items()}
-    for override in parse(overrides):
+    for override in parsed:
         key = override.key_or_group
         if override.is_delete():
             continue

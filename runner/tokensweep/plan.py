@@ -11,7 +11,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from tokensweep.compose import Frozen, explain, freeze_run
+from tokensweep.compose import Freezer, Frozen, explain
 from tokensweep.files import write_json
 from tokensweep.identity import code_sha, digest, eval_id, identity_of, prompt_identity, read_json, run_id
 from tokensweep.ledger import read_run
@@ -85,15 +85,15 @@ def make_plan(sweep: Sweep, *, on_progress: Callable[[int], None] | None = None)
 
     Raises ValueError naming the job for the first one that cannot run.
     """
-    contents = Contents()
+    freezer, contents = Freezer(), Contents()
     entries: list[Mapping[str, Any]] = []
     runs: dict[str, PlannedRun] = {}
     config: Frozen = {}
     for done, job in enumerate(sweep.jobs, start=1):
-        config = _freeze(job)
+        config = _freeze(job, freezer)
         run = _plan_run(config, contents)
         runs.setdefault(run.run_id, run)
-        entries.append(_entry(job, run))
+        entries.append(_entry(job, run, contents))
         if on_progress is not None:
             on_progress(done)
     store = Path(config["store"])
@@ -109,10 +109,10 @@ def make_plan(sweep: Sweep, *, on_progress: Callable[[int], None] | None = None)
     )
 
 
-def _freeze(job: Job) -> Frozen:
+def _freeze(job: Job, freezer: Freezer) -> Frozen:
     where = f"\n  in the run: {' '.join(job.overrides)}"
     try:
-        return freeze_run(job.overrides)
+        return freezer.freeze(job.overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain(error, command="train", overrides=job.overrides) + where) from error
     except ValueError as error:
@@ -196,17 +196,17 @@ def plan_evals(
 
     ``subject`` is what is evaluated: a run id, or the revision of a model.
     """
-    settings = config["eval"]
+    settings, wrapped, stop = config["eval"], prompt_identity(config), prompt_of(config).stop
     entries = []
     for name, node in settings["suites"].items():
         source, suite_hash = source_of(node)
         sampling = {key: settings[key] for key in ("temperature", "top_p", "top_k", "max_tokens")}
         sampling["max_tokens"] = sampling["max_tokens"] or source.max_tokens
-        if stop := prompt_of(config).stop:
+        if stop:
             sampling["stop"] = list(stop)
         decoding = {
             **sampling,
-            **prompt_identity(config),
+            **wrapped,
             "seed": settings["seed"],
             "engine": config["rollout"],
             "dtype": config["compute"]["dtype"],
@@ -226,16 +226,16 @@ def plan_evals(
                 "seed": settings["seed"],
                 "sampling": sampling,
                 "caution": caution(name, node, config["model"]),
-                **({"prompt": wrapped} if (wrapped := prompt_identity(config)) else {}),
+                **({"prompt": wrapped} if wrapped else {}),
             }
         )
     return entries
 
 
-def _entry(job: Job, run: PlannedRun) -> dict[str, Any]:
+def _entry(job: Job, run: PlannedRun, contents: Contents) -> dict[str, Any]:
     """A row of sweep.json."""
     return {
-        "setting": job.setting or build(run.config["data"]).name,
+        "setting": job.setting or contents.source(run.config["data"])[0].name,
         "arm": job.arm,
         "seed": run.config["seed"],
         "run_id": run.run_id,

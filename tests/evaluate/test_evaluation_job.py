@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tokensweep.compose import compose_config, freeze_run, register_components, resolve
+from tokensweep.compose import freeze_run, register_components, resolve
+from tokensweep.composer import compose_config
 from tokensweep.evaluation_job import _remarks, _run_subject
 from tokensweep.files import write_json
 from tokensweep.identity import digest
