@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +29,15 @@ from tokensweep.sweepfile import Job, Sweep
 # Concern the command and not the run; a tracking URI may hold a password, so it is never written.
 _LAUNCH_KEYS = ("store", "jobs", "sweep", "code", "tracking", "site", "wait", "resources")
 
+_WRITERS = 8  # threads: a run waits for its disk four times, for milliseconds each on a network
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """A run that is needed: its frozen config and the evaluations asked for."""
+    """A run that is needed: its frozen config and the evaluations asked for.
+
+    Runs of a plan share what is equal in them, so nobody changes these values.
+    """
 
     run_id: str
     config: Frozen
@@ -85,13 +94,13 @@ def make_plan(sweep: Sweep, *, on_progress: Callable[[int], None] | None = None)
 
     Raises ValueError naming the job for the first one that cannot run.
     """
-    freezer, contents = Freezer(), Contents()
+    freezer, contents, shared = Freezer(), Contents(), _Shared()
     entries: list[Mapping[str, Any]] = []
     runs: dict[str, PlannedRun] = {}
     config: Frozen = {}
     for done, job in enumerate(sweep.jobs, start=1):
         config = _freeze(job, freezer)
-        run = _plan_run(config, contents)
+        run = _plan_run(config, contents, shared)
         runs.setdefault(run.run_id, run)
         entries.append(_entry(job, run, contents))
         if on_progress is not None:
@@ -155,7 +164,27 @@ class Contents:
         return self._remarks[key]
 
 
-def _plan_run(config: Frozen, contents: Contents) -> PlannedRun:
+class _Shared:
+    """Keeps equal parts of what is planned once: runs of a sweep differ in a few values of a large config."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Any] = {}
+
+    def __call__(self, node: Any) -> Any:
+        """An equal JSON value with the same order of keys, made of parts that others have, too."""
+        if not isinstance(node, (dict, list)):
+            return node
+        key = hashlib.sha256(json.dumps(node).encode()).digest()
+        if key not in self._known:
+            self._known[key] = (
+                {sys.intern(name): self(value) for name, value in node.items()}
+                if isinstance(node, dict)
+                else [self(value) for value in node]
+            )
+        return self._known[key]
+
+
+def _plan_run(config: Frozen, contents: Contents, shared: _Shared) -> PlannedRun:
     source, content = contents.source(config["data"])
     data_hash = digest([content, source.grader])  # the grader gives the rewards
     revision = contents.model_revision(config["model"], config["data"])
@@ -166,12 +195,12 @@ def _plan_run(config: Frozen, contents: Contents) -> PlannedRun:
     evals = plan_evals(config, subject=wanted, step=config["steps"], source_of=contents.source)
     return PlannedRun(
         run_id=wanted,
-        config=config,
-        identity=identity,
+        config=shared(config),
+        identity=shared(identity),
         code=code_sha(),
         data_hash=data_hash,
         model_revision=revision,
-        evals=tuple(evals),
+        evals=tuple(shared(evals)),
         remarks=contents.remarks(config),
     )
 
@@ -246,8 +275,9 @@ def _entry(job: Job, run: PlannedRun, contents: Contents) -> dict[str, Any]:
 
 def write_plan(plan: Plan) -> None:
     """Write run folders and the sweep's list; what exists is kept, evaluations are added to it."""
-    for run in plan.runs:
-        _write_run(run, run.dir(plan.store))
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for _ in pool.map(lambda run: _write_run(run, run.dir(plan.store)), plan.runs):
+            pass  # raises what the writing of that run raised
     path = plan.sweep_dir / "sweep.json"
     known = read_json(path)["runs"] if path.is_file() else []
     sweep = plan.sweep

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from tokensweep.compose import Parts, freeze_run, register_components
 from tokensweep.composer import Composer, compose_config, parse
 from tokensweep.paths import sweep_dirs
-from tokensweep.plan import make_plan
+from tokensweep.plan import make_plan, write_plan
 from tokensweep.sweepfile import adhoc_sweep, load_sweep
 
 register_components()
@@ -234,6 +234,14 @@ def test_a_planned_run_has_the_config_that_it_has_alone(tmp_path: Path) -> None:
     assert [repr(run.config) for run in plan.runs] == [repr(freeze_run(job)) for job in given]
 
 
+def test_runs_of_a_plan_hold_what_is_equal_once(tmp_path: Path) -> None:
+    first, second, third = make_plan(adhoc_sweep(list(jobs(tmp_path, runs=3)), name="x", scale="tiny")).runs
+    assert first.config["eval"] is second.config["eval"]
+    assert first.config["method"]["surrogate"] is second.config["method"]["surrogate"]
+    assert first.config["method"] is third.config["method"]
+    assert first.config["method"] != second.config["method"]
+
+
 def test_methods_whose_pieces_act_in_another_order_are_two() -> None:
     node = freeze_run(["method=rloo"])["method"]
     pieces = {"one": node["reward_terms"]["verifier"], "two": node["reward_terms"]["verifier"]}
@@ -242,3 +250,13 @@ def test_methods_whose_pieces_act_in_another_order_are_two() -> None:
     back = parts.method({**node, "reward_terms": dict(reversed(pieces.items()))})
     assert list(forth.reward_terms) == ["one", "two"]
     assert list(back.reward_terms) == ["two", "one"]
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    plan = make_plan(adhoc_sweep(list(jobs(tmp_path, runs=3)), name="x", scale="tiny"))
+    blocked = plan.runs[1].dir(plan.store)
+    blocked.parent.mkdir()
+    blocked.touch()
+    with pytest.raises(OSError, match=f"{blocked.name}/config.json could not be written"):
+        write_plan(plan)
+    assert not (plan.sweep_dir / "sweep.json").exists()
