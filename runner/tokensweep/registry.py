@@ -20,6 +20,7 @@ KIND = "_component_"  # the key that names the class in a resolved config
 
 _registered: dict[str, type[Any]] = {}
 _schemas: dict[str, type[Any]] = {}
+_defaults: dict[str, dict[str, Any]] = {}  # of a schema, once it was asked for: a plan hashes many runs
 
 
 def component(group: str, name: str) -> Callable[[type[T]], type[T]]:
@@ -36,6 +37,7 @@ def component(group: str, name: str) -> Callable[[type[T]], type[T]]:
             raise ValueError(f"{kind} is already {_registered[kind].__qualname__}: choose another name")
         _registered[kind] = cls
         _schemas[kind] = _schema(cls, kind)
+        _defaults.pop(kind, None)
         ConfigStore.instance().store(group=group, name=name, node=_schemas[kind], provider=cls.__module__)
         return cls
 
@@ -62,16 +64,20 @@ def build(node: Mapping[str, Any]) -> Any:
     fields = OmegaConf.to_container(merged, resolve=True)
     assert isinstance(fields, dict)
     cls = _registered[kind]
-    tuples = {f.name for f in dataclasses.fields(cls) if get_type_hints(cls)[f.name] in _TUPLE_HINTS}
+    hints = get_type_hints(cls)
+    tuples = {f.name for f in dataclasses.fields(cls) if hints[f.name] in _TUPLE_HINTS}
     return cls(**{str(k): tuple(v) if k in tuples else v for k, v in fields.items() if k != KIND})
 
 
 def defaults_of(node: Mapping[str, Any]) -> dict[str, Any]:
     """The default value of every field of the component in ``node`` that has one, as JSON values."""
-    schema = OmegaConf.structured(_schemas[node[KIND]])
-    plain = OmegaConf.to_container(schema, resolve=False, enum_to_str=True)
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items() if v != MISSING}
+    kind = node[KIND]
+    if kind not in _defaults:
+        schema = OmegaConf.structured(_schemas[kind])
+        plain = OmegaConf.to_container(schema, resolve=False, enum_to_str=True)
+        assert isinstance(plain, dict)
+        _defaults[kind] = {str(k): v for k, v in plain.items() if v != MISSING}
+    return dict(_defaults[kind])
 
 
 def labels_of(node: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Runs are the same run exactly when nothing that can change their numbers differs."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from tokensweep.compose import freeze_run, register_components
 from tokensweep.identity import digest, identity_of, run_id, verify
 from tokensweep.plan import merge_entries, plan_evals
-from tokensweep.registry import build
+from tokensweep.registry import KIND, build, component, defaults_of
 
 register_components()
 
@@ -106,3 +107,14 @@ def test_earlier_seeds_of_an_arm_stay_until_the_arm_means_something_else() -> No
     assert [r["run_id"] for r in more_seeds] == ["a0", "a1", "b0", "a2"]
     redefined = merge_entries(known, [row("a", 0, "x=2")])
     assert [r["run_id"] for r in redefined] == ["b0", "a0"]
+
+
+def test_a_component_that_is_declared_again_has_its_new_defaults() -> None:
+    for default in (1, 2):
+
+        @component("nowhere", "twice")
+        @dataclass(frozen=True)
+        class Twice:
+            size: int = default
+
+        assert defaults_of({KIND: "nowhere/twice"}) == {KIND: "nowhere/twice", "size": default}
