@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.frame import Benchmark, Case, Measured, measured
+from benchmarks.frame import Benchmark, Case, Goal, Measured, measured
 from tokensweep.compose import register_components
 from tokensweep.composer import compose_config
 from tokensweep.plan import make_plan, write_plan
 from tokensweep.sweepfile import Sweep, adhoc_sweep
 
-VARIANTS = ("Hydra compose", "plan and folders")
+HYDRA, PLAN, DISTINCT = VARIANTS = ("Hydra compose", "plan and folders", "plan and folders, no method twice")
 _FRACTIONS = 50
+_GOALS = {PLAN: Goal(ratio=5, peak_mb=15)}  # a thousand runs in 20 s, where Hydra alone takes 100 s
 
 
-def grid(store: Path, *, runs: int) -> Sweep:
-    """Forking tokens at up to 50 fractions, with as many seeds as it takes."""
+def grid(store: Path, *, runs: int, fractions: int = _FRACTIONS) -> Sweep:
+    """Forking tokens at up to ``fractions`` fractions, with as many seeds as it takes."""
     jobs = [
         [
             "method=forking_tokens",
-            f"method.token_weights.entropy.fraction={(number % _FRACTIONS + 1) / _FRACTIONS}",
-            f"seed={number // _FRACTIONS}",
+            f"method.token_weights.entropy.fraction={(number % fractions + 1) / fractions}",
+            f"seed={number // fractions}",
             f"store={store}",
         ]
         for number in range(runs)
@@ -33,20 +36,23 @@ def measure(variant: str, *, runs: int) -> Measured:
     """All runs once; what is shared by a process, such as imports, has been paid before."""
     register_components()
     with tempfile.TemporaryDirectory() as folder:
-        sweep = grid(Path(folder), runs=runs)
-        compose_config(sweep.jobs[0].overrides)
-        if variant == "Hydra compose":
-            return measured(lambda: [compose_config(job.overrides) for job in sweep.jobs], amount=runs)
+        store = Path(folder)
+        sweep = grid(store, runs=runs, fractions=runs if variant == DISTINCT else _FRACTIONS)
+        write_plan(make_plan(grid(store / "before", runs=1)))
+        if variant == HYDRA:
+            composed = (compose_config(job.overrides) for job in sweep.jobs)
+            return measured(lambda: deque(composed, maxlen=0), amount=runs)
         return measured(lambda: write_plan(make_plan(sweep)), amount=runs)
 
 
-def _case(runs: int, *, rounds: int) -> Case:
+def _case(runs: int, *, rounds: int, goals: Mapping[str, Goal] | None = None) -> Case:
     return Case(
         name=f"{runs} runs",
         variants=VARIANTS,
-        baseline="Hydra compose",
+        baseline=HYDRA,
         options={"runs": runs},
         rounds=rounds,
+        goals=goals or {},
     )
 
 
@@ -55,11 +61,14 @@ BENCHMARK = Benchmark(
     unit="sweep",
     rate="runs",
     note=(
-        "Forking tokens at 50 fractions, 20 seeds each. *plan and folders* composes, resolves, checks and "
-        "hashes every run and writes its frozen config and plan, each on disk before it gets its name; "
-        "*Hydra compose* is the part of it that Hydra alone takes."
+        "Forking tokens at 50 fractions, as many seeds of each as it takes. *plan and folders* composes, "
+        "resolves, checks and hashes every run and writes its frozen config and plan, each on disk before "
+        "it gets its name; what runs share is composed and checked once. *no method twice*: as many "
+        "fractions as runs, so that every method is checked by itself. *Hydra compose* is what Hydra takes "
+        "to compose every run, each config dropped at once; a run that selects groups as no other run does "
+        "costs that, too."
     ),
-    cases=(_case(1000, rounds=1),),
+    cases=(_case(100, rounds=3), _case(1000, rounds=1, goals=_GOALS)),
     small=(_case(3, rounds=1),),
     measure=measure,
 )
