@@ -6,7 +6,6 @@ by default. The accounting (``sacct``) remembers, but learns of a start or an en
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -213,7 +212,7 @@ def _wait_status(text: str) -> tuple[int | None, int | None]:
     if colon:
         return int(code), int(by_signal) or None
     status = int(code)
-    return os.WEXITSTATUS(status), os.WTERMSIG(status) or None
+    return status >> 8 & 0xFF, status & 0x7F or None
 
 
 def _time(text: str) -> float | None:
