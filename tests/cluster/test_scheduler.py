@@ -220,7 +220,7 @@ def test_thousands_of_names_fit_command_lines(programs: Path) -> None:
 def test_a_users_own_columns_and_filters_change_nothing(
     programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("SQUEUE_PARTITION", "SACCT_FORMAT", "SINFO_FORMAT", "SLURM_CONF"):
+    for name in ("SQUEUE_PARTITION", "SACCT_FORMAT", "SINFO_FORMAT", "SLURM_JOB_ID", "SLURM_CONF"):
         monkeypatch.setenv(name, "mine")
     program(programs, "sacct", f"/usr/bin/env > {programs}/seen")
     program(programs, "squeue", "exit 0")

@@ -29,17 +29,24 @@ _MAX_ARGUMENT = 100_000  # characters of one argument; Linux takes 131,072
 _HISTORY_S = 90 * 86400.0
 # Every state, as sacct's codes: without them it hides jobs that were cancelled before they could start.
 _STATES = "BF,CA,CD,DL,F,NF,OOM,PD,PR,R,RQ,S,TO"
-_USERS_TASTE = (
-    "SACCT_",
-    "SCONTROL_",
-    "SINFO_",
-    "SQUEUE_",
-)  # variables: columns and filters for people's screens
+# Variables that are a person's taste in columns and filters, or of a job that asks from within.
+_NOT_PASSED_ON = ("SACCT_", "SBATCH_", "SCONTROL_", "SINFO_", "SLURM_", "SQUEUE_")
 _SEE_CONF = "try `sinfo`; is slurmctld up, and SLURM_CONF unset or right?"
 
 
 class SlurmError(ValueError):
     """A command of SLURM's did not answer, or not with what was asked for: the truth is not known now."""
+
+
+class RefusedError(SlurmError):
+    """A command complained; ``complaint`` is what it said."""
+
+    def __init__(self, message: str, complaint: str) -> None:
+        super().__init__(message, complaint)  # both, as pickle calls with what is here
+        self.complaint = complaint
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,11 +179,22 @@ class Scheduler:
         """Seconds until the time limit of a job or task; None when it has none or isn't in the queue."""
         try:
             told = self._ask("squeue", "--noheader", f"--jobs={job_id}", "--format=%L")
-        except SlurmError as error:
-            if "Invalid job id" in str(error):  # SLURM's answer for a job that it has forgotten
+        except RefusedError as refusal:
+            if "Invalid job id" in refusal.complaint:  # SLURM's answer for a job that it has forgotten
                 return None
             raise
         return duration_s(told.split()[0]) if told.strip() else None
+
+    def refusal(self, options: Sequence[str]) -> str:
+        """Why SLURM would refuse a job with these options of sbatch, empty if it would take it.
+
+        It takes jobs that can never start, too, such as those above a partition's time limit.
+        """
+        try:
+            self._ask("sbatch", "--test-only", *options, "--wrap=true")
+        except RefusedError as refusal:
+            return refusal.complaint
+        return ""
 
     def version(self) -> str:
         """SLURM's version, such as ``22.05.8``; asks no daemon."""
@@ -253,9 +271,10 @@ class Scheduler:
             raise SlurmError(f"{command[0]} cannot be started: {error}") from error
         if done.returncode != 0:
             complaint = _brief((done.stderr.strip() or done.stdout.strip()).splitlines())
-            raise SlurmError(
+            told = (
                 f"{_shown(command)} failed with {done.returncode}: {complaint or 'no message'} ({_SEE_CONF})"
             )
+            raise RefusedError(told, complaint or "no message")
         return done.stdout
 
 
@@ -270,7 +289,11 @@ def _default_qos(rows: Sequence[Mapping[str, str]]) -> str:
 
 def _environment() -> dict[str, str]:
     """This process's, without what changes how SLURM's commands answer."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(_USERS_TASTE)}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key == "SLURM_CONF" or not key.startswith(_NOT_PASSED_ON)
+    }
     # Times come as epoch seconds and are given in UTC; lists of array tasks at full length.
     return kept | {"SLURM_TIME_FORMAT": "%s", "TZ": "UTC0", "SLURM_BITSTR_LEN": "0"}
 
