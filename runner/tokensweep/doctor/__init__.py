@@ -1,0 +1,1 @@
+"""``tokensweep doctor``: is everything here that runs need, and if not, what to do."""
