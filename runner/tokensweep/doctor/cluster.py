@@ -11,11 +11,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from tokensweep.cluster.sbatch import job_options
 from tokensweep.cluster.scheduler import Partition, Scheduler
 from tokensweep.cluster.site import STAGES, Request, Site, load_site, site_request
 from tokensweep.doctor.finding import Check, Finding, Level, answer, fail, ok, warn
 
 _COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "sinfo", "sacctmgr", "srun")
+_OF_SUBMITIT = ("signal_delay_s", "array_parallelism", "stderr_to_stdout", "srun_args", "wckey")
 _PATIENCE_S = 4.0
 _HOUR_S = 3600
 
@@ -192,23 +194,11 @@ def request(site: Site, wanted: Request, scheduler: Scheduler) -> Finding:
 
 
 def _options(site: Site, wanted: Request) -> list[str]:
-    """sbatch's options for a request."""
-    gpus = f"{site.gpu_type}:{wanted.gpus}" if site.gpu_type else str(wanted.gpus)
-    options = {
-        "partition": wanted.partition,
-        "account": site.account,
-        "qos": wanted.qos,
-        "constraint": site.constraint,
-        "exclude": site.exclude,
-        "nodes": wanted.nodes,
-        "ntasks-per-node": 1,
-        "cpus-per-task": wanted.cpus,
-        "gpus-per-node": gpus if wanted.gpus else None,
-        "mem": None if wanted.mem_gb is None else f"{round(wanted.mem_gb * 1024)}M",
-        "time": wanted.minutes,
-        **site.sbatch,
-    }
-    return [f"--{key}={value}" for key, value in options.items() if value is not None]
+    """sbatch's options for a request, without those that only submitit knows and the dependency on others."""
+    options = job_options(site, wanted, name="tokensweep-doctor", throttle=1, dependency=None)
+    given = {**options.pop("additional_parameters"), **options}
+    flags = {key.replace("_", "-"): value for key, value in given.items() if key not in _OF_SUBMITIT}
+    return [f"--{key}" if value is True else f"--{key}={value}" for key, value in flags.items()]
 
 
 def _asked(wanted: Request) -> str:
