@@ -29,6 +29,8 @@ tokensweep trains token-level RLVR methods in one trainer and compares them.
   tokensweep methods [NAME]                   the method presets, or what fills the slots of one
   tokensweep data list|fetch|check            problem sets: what there is, download, check files
   tokensweep sync [SWEEP ...] [--all]         project run folders to MLflow (rebuilds a lost database)
+  tokensweep gc [SWEEP ...] [--delete]        what is not needed any more and how large it is
+  tokensweep doctor [site=NAME]               is everything here that runs need, and if not, what to do
 
 Each has its own --help. Start with:
   tokensweep sweep forking_tokens scale=tiny
@@ -42,7 +44,8 @@ Shell completion: eval "$(tokensweep -sc install=bash)"
 
 _HYDRA_COMMANDS = ("train", "evaluate")
 _STEERING = ("status", "logs", "cancel", "retry")
-_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", "report", "regrade", *_STEERING, "methods", "data", "sync")
+_CARE = ("methods", "data", "sync", "gc", "doctor")
+_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", "report", "regrade", *_STEERING, *_CARE)
 
 
 def main() -> None:
@@ -65,6 +68,8 @@ def main() -> None:
         "methods": _methods,
         "data": _data,
         "sync": _sync,
+        "gc": _gc,
+        "doctor": _doctor,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
@@ -304,6 +309,18 @@ def _sync(arguments: Sequence[str]) -> None:
         print(report)
     if any(report.delayed for report in reports):
         raise SystemExit(1)
+
+
+def _gc(arguments: Sequence[str]) -> None:
+    from tokensweep.gc import gc_command
+
+    gc_command(arguments[1:])
+
+
+def _doctor(arguments: Sequence[str]) -> None:
+    from tokensweep.doctor.command import doctor_command
+
+    doctor_command(arguments[1:])
 
 
 def _multirun(overrides: Sequence[str]) -> Sweep:
