@@ -29,8 +29,8 @@ _MOUNTS = """\
 31 27 0:28 / /home rw,nosuid shared:1 - nfs4 server:/home rw,vers=4.2,local_lock=none
 32 27 0:29 / /scratch rw - lustre 10.0.0.1@o2ib:/fast rw,localflock,lazystatfs
 33 27 0:30 / /scratch/my\\040data rw - tmpfs tmpfs rw
-34 27 0:31 / /work rw - nfs server:/old rw,vers=3,nolock
-35 27 0:32 / /work rw - beegfs beegfs_nodev rw
+34 27 0:31 / /data rw - nfs server:/old rw,vers=3,nolock
+35 27 0:32 / /data rw - beegfs beegfs_nodev rw
 36 27 0:33 / /ho rw - xfs /dev/vdb rw
 """
 
@@ -160,7 +160,7 @@ def test_locks_that_stay_on_a_machine_are_remarked(tmp_path: Path, monkeypatch: 
         ("/scratch/me", "/scratch", "lustre", True, True),
         ("/scratch/my data/store", "/scratch/my data", "tmpfs", False, False),
         ("/scratch/my", "/scratch", "lustre", True, True),
-        ("/work/x", "/work", "beegfs", True, False),  # mounted over another one
+        ("/data/x", "/data", "beegfs", True, False),  # mounted over another one
         ("/homework", "/", "ext4", False, False),
     ],
 )
@@ -236,7 +236,7 @@ def test_a_server_that_is_away_delays_only_the_tables(port: int) -> None:
 
 
 def test_an_address_that_can_never_work_is_a_failure() -> None:
-    finding = answer(Check("MLflow", lambda: tracking("file:/tmp/mlruns")))
+    finding = answer(Check("MLflow", lambda: tracking("file:/mlruns")))
     assert (level(finding), finding.found.startswith("tracking.uri must be")) == ("fail", True)
 
 
