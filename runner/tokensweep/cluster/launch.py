@@ -142,7 +142,10 @@ def _table(arrays: Sequence[Array], order: Order) -> Table:
 
 def costs(plan: Plan, order: Order, arrays: Sequence[Array]) -> list[str]:
     """Device-hours at most, from the time limits, and as far as finished runs of the same arms tell."""
-    most = sum(array.request.device_hours * len(array.tasks) for array in arrays)
+    jobs = [
+        (array.request, max(1, sum(map(len, array.tasks)))) for array in arrays
+    ]  # one at least: the report
+    most = sum(request.device_hours * number for request, number in jobs)
     devices = "GPU" if any(array.request.gpus for array in arrays) else "CPU"
     price = order.site.gpu_hour_price if devices == "GPU" else None
 
@@ -150,7 +153,7 @@ def costs(plan: Plan, order: Order, arrays: Sequence[Array]) -> list[str]:
         cost = f", {hours * price:.2f} {order.site.currency}" if price else ""
         return f"{hours:.1f} {devices}-hours{cost}"
 
-    lines = [f"at most {spelt(most)} if every job uses its whole time limit once"]
+    lines = [f"at most {spelt(most)} if every run uses a whole time limit"]
     seconds, unknown = _expected_seconds(plan)
     if seconds:
         devices_each = fmean(one.train.nodes * (one.train.gpus or one.train.cpus) for one in order.needs)
