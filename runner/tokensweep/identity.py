@@ -57,7 +57,14 @@ def identity_of(frozen: Mapping[str, Any]) -> dict[str, Any]:
         "dtype": frozen["compute"]["dtype"],
         **stripped,
         **prompt_identity(frozen),
+        **_order(frozen["method"]),
     }
+
+
+def _order(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The names of advantage shapers where there are several: they apply in turn, and a hash sorts keys."""
+    names = list(method.get("advantage_shapers", {}))
+    return {"shaper_order": names} if len(names) > 1 else {}
 
 
 def prompt_identity(frozen: Mapping[str, Any]) -> dict[str, Any]:

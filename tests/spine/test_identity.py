@@ -63,6 +63,21 @@ def test_the_size_of_the_answer_space_is_no_part_of_a_run() -> None:
     assert _identity(*base, "data.answer_space=null") == _identity(*base)
 
 
+def test_the_order_in_which_advantages_are_shaped_is_part_of_a_run() -> None:
+    config = freeze_run(["method=entropy_adv"])
+    node = config["method"]["advantage_shapers"]["entropy"]
+
+    def identity(*names: str) -> str:
+        method = {**config["method"], "advantage_shapers": {name: node for name in names}}
+        return digest(identity_of({**config, "method": method}))
+
+    assert identity("a", "b") != identity("b", "a")
+
+
+def test_a_single_shaper_has_no_order_to_tell() -> None:
+    assert "shaper_order" not in identity_of(freeze_run(["method=entropy_adv"]))
+
+
 def test_content_and_code_are_part_of_the_run_id() -> None:
     base = {"data_hash": "d", "model_revision": "m", "code": "c"}
     ids = {run_id({"seed": 0}, **{**base, key: "other"}) for key in base}
