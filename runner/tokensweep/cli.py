@@ -92,7 +92,9 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"tokensweep: error: {message}", file=sys.stderr)
+    from tokensweep.redact import redact
+
+    print(f"tokensweep: error: {redact(message)}", file=sys.stderr)
     raise SystemExit(2)
 
 

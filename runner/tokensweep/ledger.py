@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tokensweep.files import JsonLines, last_line, read_lines, write_json
+from tokensweep.redact import redact
 
 _PATIENCE_S = 1.0  # a reader that asks who is alive holds the lock for microseconds
 _RESERVE_BYTES = 65536  # given back when the disk is full, so that the reason can still be written
@@ -88,8 +89,10 @@ class Attempt:
         return self.folder / "log.txt"
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Record an event; it is on disk when this returns. Raises ValueError for an unknown kind."""
-        self._events.append({"time": time.time(), "kind": Kind(kind), "attempt": self.number, **fields})
+        """Record an event without secrets; it is on disk when this returns. Raises ValueError for an unknown
+        kind."""
+        told = {name: redact(value) if isinstance(value, str) else value for name, value in fields.items()}
+        self._events.append({"time": time.time(), "kind": Kind(kind), "attempt": self.number, **told})
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of a step; they are on disk when this returns."""
@@ -233,7 +236,7 @@ def close_dead(run_dir: Path, error: str, *, error_class: str) -> None:
             path = _claim(run_dir)[1] / "events.jsonl"  # it died before it had an attempt of its own
         row = {"time": time.time(), "kind": Kind.failed, "attempt": int(path.parent.name)}
         with JsonLines(path) as ledger:
-            ledger.append({**row, "error": error, "class": error_class})
+            ledger.append({**row, "error": redact(error), "class": error_class})
     finally:
         os.close(lock)
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from tokensweep.redact import redact
+
 _SQLITE = "sqlite:///"
 _DATABASES = ("postgresql", "mysql", "mssql")
 _NOTE = "mlflow.note.content"
@@ -44,18 +46,9 @@ def check_uri(uri: str) -> None:
         _check_sqlite(_sqlite_path(uri), uri)
     elif scheme not in ("http", "https", *_DATABASES) or "://" not in uri:
         raise ValueError(
-            f"tracking.uri must be sqlite:///FILE, http(s)://HOST or a database URL, got {redacted(uri)!r}: "
+            f"tracking.uri must be sqlite:///FILE, http(s)://HOST or a database URL, got {redact(uri)!r}: "
             "leave it empty for a database in the store"
         )
-
-
-def redacted(uri: str) -> str:
-    """The URI without a password, for people and logs."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
 
 
 def connect(uri: str, *, artifacts: Path) -> Client:
@@ -168,7 +161,7 @@ def _delaying() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UnreachableError(str(error).strip().partition("\n")[0]) from error
+        raise UnreachableError(redact(str(error).strip().partition("\n")[0])) from error
 
 
 def _reach(uri: str) -> None:
@@ -199,8 +192,8 @@ def _check_sqlite(path: Path, uri: str) -> None:
             f"{advice}, but {path} is a folder: name a file, for example {_SQLITE}{path / 'mlflow.db'}"
         )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):  # sqlite writes its journal beside the database
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=there):  # sqlite writes its journal beside the database
             pass
         if path.exists():
             with path.open("r+b") as file:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ from tokensweep.cluster.scheduler import Scheduler
 from tokensweep.cluster.status import state_of
 from tokensweep.identity import read_json
 from tokensweep.ledger import RunRecord, read_metrics
-from tokensweep.mlflow_client import UnreachableError, check_uri, connect, redacted
+from tokensweep.mlflow_client import UnreachableError, check_uri, connect
+from tokensweep.redact import redact, redactor
 from tokensweep.registry import KIND
 
 ADHOC = "tokensweep/adhoc"  # experiment of runs that belong to no sweep
@@ -135,7 +137,7 @@ class _Report:
     """Collects a SyncReport while the sync goes on."""
 
     def __init__(self, uri: str) -> None:
-        self._uri = redacted(uri)
+        self._uri = redact(uri)
         self._points = 0
         self._problems: list[str] = []
         self._shown = 0
@@ -170,7 +172,7 @@ def _reporting(uri: str) -> Iterator[_Report]:
     try:
         yield report
     except (UnreachableError, OSError) as error:
-        report.delayed = str(error)
+        report.delayed = redact(str(error))
 
 
 @contextmanager
@@ -193,7 +195,7 @@ class _Experiment:
         """The MLflow run of a key, made if missing."""
         if key not in self._runs:
             self._runs[key] = self.client.create_run(
-                self.id, start_time=_milliseconds(start), run_name=name, tags={_KEY: key}
+                self.id, start_time=_milliseconds(start), run_name=redact(name), tags={_KEY: key}
             )
         return self._runs[key]
 
@@ -235,7 +237,7 @@ def _sync_summary(
     text = folder / "report" / "report.md"
     started = min((record.started for record, _ in records.values() if record.started), default=time.time())
     run = experiment.run(f"sweep:{sweep['name']}", name="report", start=started)
-    note = text.read_text(encoding="utf-8") if text.is_file() else ""
+    note = redact(text.read_text(encoding="utf-8")) if text.is_file() else ""
     if len(note) > _NOTE_CHARACTERS:
         note = note[: _NOTE_CHARACTERS - 40] + "\n\n... continued in report.md"
     tags = {"kind": "sweep", "sweep": str(sweep["name"]), "scale": str(sweep.get("scale", ""))}
@@ -298,9 +300,12 @@ def _log(
     points: Sequence[_Point] = (),
     tags: Mapping[str, str] | None = None,
 ) -> None:
-    """Send what the MLflow run lacks, within the limits of a batch."""
-    new_params = {legal_name(k): v for k, v in (params or {}).items() if legal_name(k) not in run.data.params}
-    new_tags = {k: v for k, v in (tags or {}).items() if run.data.tags.get(k, "") != v}
+    """Send what the MLflow run lacks, within the limits of a batch and without secrets."""
+    clean = redactor()
+    shown = {legal_name(name): clean(value) for name, value in (params or {}).items()}
+    new_params = {name: value for name, value in shown.items() if name not in run.data.params}
+    told = {name: clean(value) for name, value in (tags or {}).items()}
+    new_tags = {name: value for name, value in told.items() if run.data.tags.get(name, "") != value}
     for batch in _batches(list(new_params.items()), _PARAMS_PER_BATCH):
         client.log(run.info.run_id, params=dict(batch))
     for chunk in _batches(list(points), _POINTS_PER_BATCH):
@@ -316,13 +321,18 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def _upload(client: Any, run: Any, files: Sequence[Path]) -> None:
-    """Log files whose content changed since the last sync."""
-    tag = "tokensweep.artifacts"
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    """Log text files whose content changed since the last sync, without secrets."""
+    tag, clean = "tokensweep.artifacts", redactor()
+    texts = {path: path.read_text(encoding="utf-8") for path in files}
+    shown = {path: clean(text) for path, text in texts.items()}
+    digest = hashlib.sha256("".join(shown.values()).encode()).hexdigest()[:16]
     if run.data.tags.get(tag) == digest:
         return
-    for path in files:
-        client.log_artifact(run.info.run_id, path)
+    with tempfile.TemporaryDirectory() as folder:
+        for path, text in shown.items():
+            copy = Path(folder) / path.name
+            copy.write_text(text, encoding="utf-8")
+            client.log_artifact(run.info.run_id, path if text == texts[path] else copy)
     _log(client, run, tags={tag: digest})
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokensweep.ledger import Attempt, Kind, read_run
+from tokensweep.redact import RedactedText, redact, redact_error
 
 if TYPE_CHECKING:  # importing torch takes a second
     from tokensweep.train.ranks import Place, Ranks
@@ -91,6 +92,7 @@ class RunJob:
                 print(f"stopped: {stop}")
                 raise
             except Exception as error:
+                redact_error(error)
                 _record(attempt, error)  # first: the log may not be writable any more
                 traceback.print_exc()
                 raise
@@ -227,11 +229,14 @@ def _record(attempt: Attempt, error: BaseException) -> None:
 
 @contextmanager
 def _output_to(log: Path) -> Iterator[None]:
-    """Send everything that is printed, by Python or below it, to the end of a file."""
+    """Send everything that is printed, by Python or below it, to the end of a file.
+
+    Secrets of the environment are taken out of what Python prints, not of what native code prints below it.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
-    with log.open("a", buffering=1) as file:
+    with RedactedText(log.open("ab")) as file:
         try:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
@@ -284,7 +289,7 @@ def main() -> None:
     except PreemptedError:
         raise SystemExit(PREEMPTED) from None
     except Exception as error:  # noqa: BLE001  the log has the traceback; here one line is enough
-        print(f"tokensweep.worker: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"tokensweep.worker: {type(error).__name__}: {redact(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tokensweep.ledger import Attempt
-from tokensweep.mlflow_client import Client, connect, redacted
+from tokensweep.mlflow_client import Client, connect
+from tokensweep.redact import redact
 from tokensweep.sync import ADHOC, check_uri, flatten, legal_name, sync_all, sync_runs, sync_sweep
 from tokensweep_analysis.report import write_report
 from tokensweep_analysis.tables import compare
@@ -107,6 +108,35 @@ def test_a_finished_run_shows_its_identity_metrics_and_results(store: Path, uri:
     assert run.data.metrics["final/ops/guess_floor_at_1"] == pytest.approx(0.1)
     # Four runs with 4 steps x 3 metrics and 12 results; the failed run has neither.
     assert (report.runs, report.points, report.problems, report.delayed) == (5, 4 * (12 + 12), (), "")
+
+
+def test_no_secret_of_an_older_store_reaches_mlflow(
+    store: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    secret = "hf_AbCdEf0123456789"
+    for path in store.glob("runs/*/*.json"):  # written before the variable was set
+        path.write_text(path.read_text().replace('"batch"', f'"hub": "{secret}", "batch"'))
+    failed = next(path for path in store.glob("runs/t2/attempts/*/events.jsonl"))
+    failed.write_text(failed.read_text().replace("loss is NaN", f"GET http://me:word@host {secret}"))
+    write_report(compare(store, "demo"), store / "sweeps" / "demo" / "report")
+    monkeypatch.setenv("HF_TOKEN", secret)
+    sync_sweep(store, "demo", uri=uri)
+    assert _runs(uri)["t2"].data.tags["error"].startswith("GET http://me:***@host ***HF_TOKEN*** at step 3")
+    assert _runs(uri)["a0"].data.params["hub"] == "***HF_TOKEN***"
+    client = MlflowClient(uri)
+    folder = Path(client.download_artifacts(_runs(uri)["a0"].info.run_id, "", str(store / "back")))
+    assert '"hub": "***HF_TOKEN***"' in (folder / "config.json").read_text()
+    notes = [experiment.tags.get("mlflow.note.content", "") for experiment in client.search_experiments()]
+    assert any("***HF_TOKEN***" in note for note in notes)
+    shown = [
+        path for root in ("mlartifacts", "mlflow.db") for path in [store / root, *(store / root).rglob("*")]
+    ]
+    assert [path for path in shown if path.is_file() and secret.encode() in path.read_bytes()] == []
+    before = _state(uri)
+    sync_sweep(store, "demo", uri=uri)
+    assert _state(uri) == before
 
 
 def test_syncing_twice_changes_nothing(store: Path, uri: str) -> None:
@@ -280,7 +310,7 @@ def test_good_uris_are_taken_without_touching_anything(tmp_path: Path) -> None:
 def test_names_and_passwords_are_made_fit_to_show() -> None:
     assert legal_name("final/aime25/pass@8") == "final/aime25/pass_at_8"
     assert legal_name("schedule/p=2") == "schedule/p_2"
-    assert redacted("postgresql://me:word@host:5432/db") == "postgresql://me:***@host:5432/db"
+    assert redact("postgresql://me:word@host:5432/db") == "postgresql://me:***@host:5432/db"
     assert flatten({"a": {"_component_": "data/ops", "b": {"c": 1}}, "d": [1]}) == {
         "a": "data/ops",
         "a.b.c": 1,

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tokensweep.paths import site_dirs
+from tokensweep.redact import redact
 
 STAGES = ("train", "evaluate", "report")
 _SECRET = re.compile(
@@ -148,7 +149,7 @@ def _check(site: Site, path: Path) -> None:
                 f"got {site.signal_s} s"
             )
     for line in [*site.setup, *site.srun_args, *site.sbatch.values(), site.proxy or ""]:
-        if _SECRET.search(line) or re.search(r"://[^/\s]*:[^/\s]*@", line):
+        if _SECRET.search(line) or redact(line) != line:
             raise ValueError(
                 f"{path}: a secret must not stand in a site file, which goes into every job script: put it "
                 "into a file that only you can read and let setup say '. FILE', or export it beforehand"
