@@ -22,12 +22,15 @@ from omegaconf.errors import OmegaConfBaseException
 from tokensweep import config as schema
 from tokensweep.composer import Composer, compose_config, parse
 from tokensweep.loss.method import Method, build_method, inert_keys
+from tokensweep.names import check_name
 from tokensweep.paths import conf_dir, default_store, extension_dirs
+from tokensweep.redact import refuse_secrets
 from tokensweep.registry import KIND, build
 
 Frozen = dict[str, Any]
 
 _PARTS_KEPT = 256  # a few kB each
+_SET = "the name of a problem set"
 _SINGLE_SLOTS = ("allocation", "advantage", "minibatch", "ratio", "surrogate", "aggregate")
 
 
@@ -118,7 +121,8 @@ def resolve(cfg: DictConfig, *, parts: Parts | None = None) -> Frozen:
     """Plain JSON values of a composed config with the held-out suite, paths and store filled in.
 
     ``parts`` remembers what was built for other runs of the sweep.
-    Raises ValueError for a missing value, an interpolation that leads nowhere or a value out of range.
+    Raises ValueError for a missing value, an interpolation that leads nowhere, a value out of range, and a
+    secret, which no config may hold.
     """
     parts = parts or Parts()
     try:
@@ -130,6 +134,7 @@ def resolve(cfg: DictConfig, *, parts: Parts | None = None) -> Frozen:
             ) from error
         raise ValueError(f"{error}") from error
     frozen: Frozen = json.loads(json.dumps(plain))
+    refuse_secrets(frozen)
     frozen["store"] = str(_absolute(frozen["store"]) if frozen["store"] else default_store())
     _fill_suites(frozen, parts)
     schema.check_ranges(frozen)
@@ -159,10 +164,14 @@ def _fill_suites(frozen: Frozen, parts: Parts) -> None:
 def _fill_files(node: dict[str, Any], *, folder: Path) -> None:
     """A known set without a path lies in the store; so do those that ``exclude`` names."""
     if node.get("hub") and not node["path"]:
-        node["path"] = str(folder / f"{node['name']}.jsonl")
+        node["path"] = str(folder / f"{check_name(node['name'], what=_SET)}.jsonl")
     if "exclude" in node:
         node["exclude"] = [
-            str(_absolute(entry) if entry.endswith(".jsonl") else folder / f"{entry}.jsonl")
+            str(
+                _absolute(entry)
+                if entry.endswith(".jsonl")
+                else folder / f"{check_name(entry, what=_SET)}.jsonl"
+            )
             for entry in node["exclude"]
         ]
 

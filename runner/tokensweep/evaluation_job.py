@@ -14,9 +14,11 @@ from rich.text import Text
 
 from tokensweep.compose import Frozen
 from tokensweep.identity import digest, read_json, verify
+from tokensweep.names import check_name
 from tokensweep.plan import Contents, plan_evals
 from tokensweep.preflight import overlap_remark
 from tokensweep.registry import KIND, build
+from tokensweep.store import make_store
 from tokensweep_analysis.layout import Cell, Column, FittedTable
 
 
@@ -104,6 +106,7 @@ def _model_subject(config: Frozen, contents: Contents, console: Console) -> _Sub
     data = contents.source(config["data"])[0] if config["data"] else None
     revision = model.revision(data=data)
     _quiet_transformers()
+    make_store(Path(config["store"]))
     with console.status("loading the model (built on first use)"):
         folder = model.materialise(data=data, cache=Path(config["store"]) / "models")
     name = f"{config['model'][KIND].rpartition('/')[2]}-{digest(revision)[:8]}"
@@ -129,6 +132,7 @@ def find_run(store: Path, name: str) -> Path:
     """The folder of a run by its id, an unambiguous beginning of it, or its path. Raises ValueError."""
     if (Path(name) / "plan.json").is_file():
         return Path(name).resolve()
+    check_name(name, what="the id of a run (it is no folder of one)")
     found = sorted(path.parent for path in (store / "runs").glob(f"{name}*/plan.json"))
     if len(found) == 1:
         return found[0]

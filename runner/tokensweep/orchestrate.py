@@ -15,6 +15,7 @@ from tokensweep.identity import digest
 from tokensweep.options import default_tracking_uri
 from tokensweep.plan import Plan, make_plan, write_plan
 from tokensweep.progress import Board
+from tokensweep.redact import redact
 from tokensweep.sweepfile import Sweep, adhoc_sweep
 
 LAUNCHERS = ("local", "slurm")
@@ -39,7 +40,7 @@ def run_sweep(sweep: Sweep, *, launcher: str) -> list[str]:
     plan = make_plan(_announced(sweep, console))
     check_uri(plan.tracking_uri)
     _check_launcher(plan, launcher)
-    write_plan(plan)
+    write_plan(plan, group=group_of(plan))
     print_plan(plan, console)
     if launcher == "slurm":
         from tokensweep.cluster.launch import launch
@@ -62,6 +63,15 @@ def _check_launcher(plan: Plan, launcher: str) -> None:
         raise ValueError(
             f"site={plan.site} needs hydra/launcher=slurm: without it, runs work on this machine"
         )
+
+
+def group_of(plan: Plan) -> str | None:
+    """The Unix group that the plan's site shares a store with."""
+    if not plan.site:
+        return None
+    from tokensweep.cluster.site import load_site
+
+    return load_site(plan.site).group
 
 
 def _finish(plan: Plan, launcher: str, console: Console) -> None:
@@ -137,12 +147,12 @@ def show_report(store: Path, name: str, *, tracking_uri: str | None, console: Co
 
 
 def ui_command(tracking_uri: str, store: Path) -> str:
-    """The one command that opens the results in the MLflow UI."""
+    """The one command that opens the results in the MLflow UI, for nobody but this machine."""
     if tracking_uri.startswith("http"):
-        return f"open {tracking_uri}"
-    if tracking_uri == default_tracking_uri(store):
-        return f"mlflow server --backend-store-uri {shlex.quote(tracking_uri)}   # http://127.0.0.1:5000"
-    return "mlflow server --backend-store-uri <your tracking.uri>   # http://127.0.0.1:5000"
+        return f"open {redact(tracking_uri)}"
+    ours = tracking_uri == default_tracking_uri(store)
+    backend = shlex.quote(tracking_uri) if ours else "<your tracking.uri>"
+    return f"mlflow server --host 127.0.0.1 --backend-store-uri {backend}   # http://127.0.0.1:5000"
 
 
 def dry_run(sweep: Sweep, *, launcher: str) -> None:

@@ -20,14 +20,17 @@ from tokensweep.files import write_json
 from tokensweep.identity import code_sha, digest, eval_id, identity_of, prompt_identity, read_json, run_id
 from tokensweep.ledger import read_run
 from tokensweep.models.prompts import prompt_of
+from tokensweep.names import check_name
 from tokensweep.options import default_tracking_uri
 from tokensweep.preflight import refuse_overlap, remarks_on
 from tokensweep.problems.dates import caution
 from tokensweep.registry import build
+from tokensweep.store import make_store
 from tokensweep.sweepfile import Job, Sweep
 
 # Concern the command and not the run; a tracking URI may hold a password, so it is never written.
 _LAUNCH_KEYS = ("store", "jobs", "sweep", "code", "tracking", "site", "wait", "resources")
+_NOT_OF_AN_ARM = ("seed=", "tracking")  # beginnings of overrides that sweep.json leaves out
 
 _WRITERS = 8  # threads: a run waits for its disk four times, for milliseconds each on a network
 
@@ -228,6 +231,7 @@ def plan_evals(
     settings, wrapped, stop = config["eval"], prompt_identity(config), prompt_of(config).stop
     entries = []
     for name, node in settings["suites"].items():
+        check_name(name, what="the name of a suite")
         source, suite_hash = source_of(node)
         sampling = {key: settings[key] for key in ("temperature", "top_p", "top_k", "max_tokens")}
         sampling["max_tokens"] = sampling["max_tokens"] or source.max_tokens
@@ -268,13 +272,17 @@ def _entry(job: Job, run: PlannedRun, contents: Contents) -> dict[str, Any]:
         "arm": job.arm,
         "seed": run.config["seed"],
         "run_id": run.run_id,
-        "overrides": [text for text in job.overrides if not text.startswith("seed=")],
+        "overrides": [text for text in job.overrides if not text.lstrip("+").startswith(_NOT_OF_AN_ARM)],
         "evals": {entry["suite"]: entry["eval_id"] for entry in run.evals},
     }
 
 
-def write_plan(plan: Plan) -> None:
-    """Write run folders and the sweep's list; what exists is kept, evaluations are added to it."""
+def write_plan(plan: Plan, *, group: str | None = None) -> None:
+    """Write run folders and the sweep's list; what exists is kept, evaluations are added to it.
+
+    A store that does not exist is made, for its owner alone or for ``group`` to read as well.
+    """
+    make_store(plan.store, group=group)
     with ThreadPoolExecutor(_WRITERS) as pool:
         for _ in pool.map(lambda run: _write_run(run, run.dir(plan.store)), plan.runs):
             pass  # raises what the writing of that run raised

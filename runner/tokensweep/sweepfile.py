@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from tokensweep.names import check_label, check_name, printable
 from tokensweep.paths import sweep_dirs
 
 _TOP_KEYS = {"paper", "question", "base", "arms", "baseline", "seeds", "settings", "claims", "scales"}
@@ -38,6 +39,13 @@ class Sweep:
     note: str = ""  # printed with every table
     baseline: str | None = None
     claims: tuple[Mapping[str, Any], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        check_name(self.name, what="the name of a sweep")
+        for job in self.jobs:
+            check_label(str(job.arm), what="an arm", longest=None)  # a command line's is as long as that
+            if job.setting:
+                check_label(str(job.setting), what="a setting", longest=None)
 
 
 def find_sweep(name: str) -> Path:
@@ -82,6 +90,8 @@ def load_sweep(
     base = {**content.get("base", {}), "scale": scale, **at_scale.get("base", {})}
     chosen = _choose(content["arms"], arms or at_scale.get("arms"), path)
     settings = merged.get("settings", {"": {}})
+    for setting in filter(None, settings):
+        check_label(str(setting), what=f"{path}: a setting")
     # Settings vary fastest: the first runs of each one build what the others of it will share.
     cells = itertools.product(seeds or merged["seeds"], chosen.items(), settings.items())
     jobs = tuple(
@@ -111,6 +121,8 @@ def _read(path: Path) -> dict[str, Any]:
     for key in ("arms", "seeds", "scales"):
         if not content.get(key):
             raise ValueError(f"{path} must have a non-empty {key!r}")
+    for arm in content["arms"]:
+        check_label(str(arm), what=f"{path}: an arm")
     if content.get("baseline") is not None and content["baseline"] not in content["arms"]:
         raise ValueError(f"{path}: baseline must be one of the arms {', '.join(content['arms'])}")
     for claim in content.get("claims", []):
@@ -171,11 +183,14 @@ def adhoc_sweep(job_overrides: Sequence[Sequence[str]], *, name: str, scale: str
     ]
     jobs = []
     for job, overrides in zip(split, job_overrides, strict=True):
-        labels = [
-            f"{key.rpartition('.')[2]}={job.get(key)}" for key in varying if key not in {"seed", "data"}
-        ]
-        jobs.append(Job(job.get("data", ""), " ".join(labels) or "run", tuple(overrides)))
+        labels = [f"{key.rpartition('.')[2]}={job.get(key)}" for key in varying if _tells_arms_apart(key)]
+        jobs.append(Job(job.get("data", ""), printable(" ".join(labels)) or "run", tuple(overrides)))
     return Sweep(name=name, jobs=tuple(jobs), scale=scale)
+
+
+def _tells_arms_apart(key: str) -> bool:
+    """Whether a key is part of an arm's label: a tracking URI is none of it, and may hold a password."""
+    return key not in {"seed", "data"} and not key.lstrip("+").startswith("tracking")
 
 
 def _split(override: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from tokensweep.cluster.submission import Submission
 from tokensweep.cluster.submit import Order, submit_missing, write_batch_files
 from tokensweep.ledger import read_run
 from tokensweep.plan import Plan
+from tokensweep.store import make_store
 
 
 def launch(plan: Plan, console: Console) -> None:
@@ -100,6 +101,7 @@ def show_order(plan: Plan, console: Console) -> None:
     console.print(_table(arrays, order))
     for line in costs(plan, order, arrays):
         console.print(line, highlight=False)
+    make_store(plan.store, group=order.site.group)
     folder = plan.sweep_dir / "batch"
     files = write_batch_files(order, folder, snapshot=take_snapshot(plan.store), scheduler=scheduler)
     for path in files:

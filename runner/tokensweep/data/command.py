@@ -13,8 +13,10 @@ from tokensweep.compose import register_components
 from tokensweep.data.catalogue import default_file, is_benchmark, known_sets
 from tokensweep.data.check import check_sets
 from tokensweep.data.fetch import Download, fetch, from_hub
+from tokensweep.names import check_name
 from tokensweep.paths import default_store
 from tokensweep.problems.jsonl import JsonlProblems
+from tokensweep.store import make_store
 
 _DESCRIPTION = """\
 Problem sets are local JSONL files with id, problem and answer on every line. Runs read nothing else, so the
@@ -129,8 +131,11 @@ def _fetch(
     download: Download,
     console: Console,
 ) -> None:
+    if folder is None:
+        make_store(store)
     for source in sets:
-        target = folder / f"{source.name}.jsonl" if folder else default_file(store, source.name)
+        name = check_name(source.name, what="the name of a problem set")
+        target = folder / f"{name}.jsonl" if folder else default_file(store, name)
         with console.status(f"{source.name}: downloading from {source.hub}"):
             fetched = fetch(source, target, force=force, download=download)
         for line in (f"{source.name}  {fetched.told}", f"  {fetched.file}", f"  {source.note}"):
