@@ -139,7 +139,7 @@ def _trl(
     source = words.Words(vocab=work["vocab"], prompt_tokens=work["prompt_tokens"])
     prompts = [source[index].prompt for index in range(len(source))]
     trainer = GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(model),
+        model=AutoModelForCausalLM.from_pretrained(model, use_safetensors=True),
         reward_funcs=reward,
         args=GRPOConfig(
             output_dir=str(model.parent / "trl"),

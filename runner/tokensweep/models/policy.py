@@ -37,7 +37,11 @@ class Policy:
         check_folder(folder)
         self.device = torch.device(device)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,  # the other format is a pickle, which can run code
+        )
         _check_attention(model, folder)
         model.set_attn_implementation(ATTENTION)
         self.model: Any = model.to(self.device).eval()
