@@ -34,9 +34,9 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield partial
             partial.chmod(0o644)  # mkstemp gives 0600, which locks out colleagues who share a store
-            _fsync(partial)
+            fsync(partial)
             partial.replace(path)
-            _fsync(path.parent)
+            fsync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -148,7 +148,8 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file or a folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

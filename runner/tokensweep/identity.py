@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -100,14 +100,22 @@ def _without_defaults(node: Any, defaults: Any) -> Any:
 @cache
 def code_sha() -> str:
     """SHA-256 over the source of everything that can change a trained weight, extensions included."""
-    package = Path(__file__).parent
-    files = [path for entry in _TRAINING_CODE for path in _sources(package / entry)]
-    named = [(path.relative_to(package).as_posix(), path) for path in files]
-    named += [(path.name, path) for folder in extension_dirs() for path in _sources(folder / "methods")]
+    return code_sha_of(Path(__file__).parent, extension_dirs())
+
+
+def code_sha_of(package: Path, extensions: Iterable[Path]) -> str:
+    """What :func:`code_sha` is in a process that imports this package and has these extensions."""
     hasher = hashlib.sha256()
-    for name, path in named:
+    for name, path in training_sources(package, extensions):
         hasher.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
     return hasher.hexdigest()
+
+
+def training_sources(package: Path, extensions: Iterable[Path]) -> list[tuple[str, Path]]:
+    """The files whose content is hashed, each with the name it has in the hash."""
+    files = [path for entry in _TRAINING_CODE for path in _sources(package / entry)]
+    named = [(path.relative_to(package).as_posix(), path) for path in files]
+    return named + [(path.name, path) for folder in extensions for path in _sources(folder / "methods")]
 
 
 def _sources(path: Path) -> list[Path]:
