@@ -11,6 +11,7 @@ MASTER_ADDR, MASTER_PORT) say so. Rank 0 keeps ledger and log, and evaluates alo
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import os
 import signal
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # importing torch takes a second
     from tokensweep.train.ranks import Place, Ranks
 
 PREEMPTED = 75  # exit code of a worker that was asked to stop and can be continued: EX_TEMPFAIL
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # what a scheduler sends before it takes the machine away
 
 
@@ -255,11 +257,13 @@ def start_worker(
     stage: Stage = Stage.all,
     environment: Mapping[str, str] | None = None,
     output: int | None = subprocess.DEVNULL,
+    bound: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start the worker of a run folder, detached: it lives on if this process or its terminal ends.
 
     It writes its own log; ``output`` is for what it says before it has one (None: as this process). It trains
-    alone unless ``environment`` makes it a rank.
+    alone unless ``environment`` makes it a rank. ``bound`` ends it with this process, whose job would
+    otherwise be over while its worker still computes.
     """
     sizes = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}  # read when torch is loaded
     return subprocess.Popen(
@@ -269,7 +273,13 @@ def start_worker(
         stdout=output,
         stderr=output,
         start_new_session=True,
+        preexec_fn=_end_with_parent if bound else None,
     )
+
+
+def _end_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it is gone, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> None:

@@ -7,7 +7,11 @@ leaves with an error when a run failed, so SLURM and whatever depends on the job
 Two signals ask a job to stop. SIGUSR2 comes some time before the time limit (``--signal``), on some clusters
 also before a preemption: the worker writes a checkpoint, then the task puts itself back into the queue.
 SIGTERM alone is a preemption, which SLURM requeues by itself, or ``scancel``, after which nothing may start
-again: the worker writes a checkpoint and the task waits for its end.
+again: the worker writes a checkpoint and the task waits for its end. (SLURM takes a job that leaves within
+the grace time of a preemption for COMPLETED or FAILED, and does not requeue it.)
+
+The worker ends with its task, and the task puts itself back into the queue when SLURM's process above it
+(slurmstepd) is gone: nobody else would notice, and the job would go on without anybody in it.
 """
 
 from __future__ import annotations
@@ -96,6 +100,11 @@ class _Stop:
     def __bool__(self) -> bool:
         return bool(self.received)
 
+    def lost_parent(self) -> None:
+        """As a warning signal: nobody is there any more who could pass one on."""
+        if signal.SIGUSR2 not in self.received:
+            self._take(signal.SIGUSR2, None)
+
     @property
     def requeues(self) -> bool:
         """Whether this job has to put itself back into the queue."""
@@ -109,6 +118,8 @@ class _Job:
     wanted: Mapping[str, Any]
     stop: _Stop
     started: float = field(default_factory=time.monotonic)
+    parent: int = field(default_factory=os.getppid)  # slurmstepd
+    brought_on: set[str] = field(default_factory=set)  # runs with more on disk than when the job started
 
     @property
     def stage(self) -> Stage:
@@ -124,12 +135,18 @@ class _Job:
                 break
             start = read_run(run_dir)
             settings = self.wanted["runs"][run_dir.name]
-            worker = start_worker(run_dir, threads=settings["threads"], stage=self.stage, output=None)
-            hung = self._watch(worker, run_dir, hang_s=settings["hang_s"])
             if self.stop:
-                self._leave(run_dir, before)
+                self._leave(run_dir)
+            worker = start_worker(
+                run_dir, threads=settings["threads"], stage=self.stage, output=None, bound=True
+            )
+            hung = self._watch(worker, run_dir, hang_s=settings["hang_s"])
+            if _got_further(before, read_run(run_dir)):
+                self.brought_on.add(run_dir.name)
             if _done(run_dir, self.stage):
                 break
+            if self.stop:
+                self._leave(run_dir)
             if worker.returncode == 0 and _got_further(start, read_run(run_dir)):
                 continue  # more samples were asked for meanwhile
             failure = _account(run_dir, worker.returncode, hung=hung, attempts=start.attempts)
@@ -142,7 +159,7 @@ class _Job:
         """Another job may work on the run, of another sweep or of a requeue that SLURM did twice."""
         while is_alive(run_dir):
             if self.stop:
-                self._leave(run_dir, read_run(run_dir))
+                self._leave(run_dir)
             time.sleep(_POLL_S)
 
     def _watch(self, worker: subprocess.Popen[bytes], run_dir: Path, *, hang_s: float) -> bool:
@@ -152,9 +169,13 @@ class _Job:
         while worker.poll() is None:
             time.sleep(_POLL_S)
             now = time.monotonic()
+            if os.getppid() != self.parent:
+                self.stop.lost_parent()
             for number in self.stop.received[told:]:
                 worker.send_signal(number)
                 told += 1
+                name = signal.Signals(number).name
+                print(f"tokensweep: {name}; the worker saves a checkpoint after its step", flush=True)
             if self.stop and now - self.stop.since > self.wanted["signal_s"] - _BEFORE_END_S:
                 _kill(worker)  # its last checkpoint has to do
             if (mark := _progress(run_dir)) != seen:
@@ -164,15 +185,14 @@ class _Job:
                 return True
         return False
 
-    def _leave(self, run_dir: Path, before: RunRecord) -> NoReturn:
+    def _leave(self, run_dir: Path) -> NoReturn:
         """End this job so that it goes on later, if it has to; never returns to the next run."""
         if not self.stop.requeues:
             print("tokensweep: asked to end; the run goes on from its checkpoint", flush=True)
-            time.sleep(_PATIENCE_S)  # who leaves before SLURM ends the job is taken for finished
-            raise SystemExit(128 + signal.SIGTERM)
+            self._wait_for_the_end()
         limit_s = self.wanted["minutes"] * 60.0 - self.wanted["signal_s"] - _EARLY_S
         timed_out = time.monotonic() - self.started > max(limit_s, 0.0)
-        if timed_out and not _got_further(before, read_run(run_dir)):
+        if timed_out and not self.brought_on:
             error = (
                 f"a time limit of {self.wanted['minutes']} min passed without a checkpoint: raise "
                 f"resources.{self.stage}.hours, or lower checkpoint.every"
@@ -183,6 +203,14 @@ class _Job:
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
         time.sleep(_PATIENCE_S)
         raise SystemExit("tokensweep: SLURM did not requeue this job: give the sweep's command again")
+
+    def _wait_for_the_end(self) -> None:
+        """Wait until SLURM ends this job; returns when it is to be requeued after all."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self.stop.requeues:
+            if time.monotonic() > deadline:
+                raise SystemExit(128 + signal.SIGTERM)
+            time.sleep(_POLL_S)
 
 
 def _done(run_dir: Path, stage: Stage) -> bool:
