@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tokensweep.cluster.launch import follow, show_submissions
 from tokensweep.cluster.reconcile import Queue, State, look
 from tokensweep.cluster.scheduler import Scheduler, SlurmError
 from tokensweep.cluster.status import SweepStatus, screen, sweep_status
+from tokensweep.cluster.submission import read_submission, record_cancel
 from tokensweep.ledger import last_attempt, read_run
 from tokensweep.options import known_run, known_sweep, known_sweeps, with_store
 
@@ -136,17 +138,23 @@ def cancel_command(arguments: Sequence[str]) -> None:
     name, scheduler = known_sweep(store, options.sweep), Scheduler()
     queue = _answered(look(store, scheduler))
     only = {known_run(store, run).name for run in options.runs}
-    keys = {
-        seat.key
-        for (_, run_id), seats in queue.seats.items()
-        for seat in seats
+    seats = [
+        seat
+        for (_, run_id), places in queue.seats.items()
+        for seat in places
         if seat.alive and seat.submission.sweep == name and (not only or run_id in only)
-    }
+    ]
+    keys = {seat.key for seat in seats}
     if not only:
         keys |= {one.job_id for one in queue.reports if one.sweep == name and one.job_id}
     if not keys:
         print(f"{name}: no job of it is in the queue")
         return
+    tasks: dict[Path, set[int]] = defaultdict(set)
+    for seat in seats:
+        tasks[seat.submission.folder].add(seat.index)
+    for folder, indices in tasks.items():
+        record_cancel(read_submission(folder), indices)
     scheduler.cancel(sorted(keys))
     print(f"{name}: cancelled {len(keys)} jobs; go on with: tokensweep retry {name}")
 

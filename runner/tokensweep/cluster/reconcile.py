@@ -22,6 +22,7 @@ from tokensweep.ledger import RunRecord, Status
 from tokensweep.worker import Failure
 
 NOT_SUBMITTED = "NOT_SUBMITTED"  # the shell died, or sbatch refused
+_CANCELLED = "CANCELLED"
 _LOST = "LOST"
 _LAG_S = 120.0  # SLURM may not know a job that was submitted so recently
 _LOST_S = 600.0  # after that, a job that SLURM does not know is gone
@@ -46,6 +47,7 @@ class Seat:
     submission: Submission
     index: int
     job: JobState | None
+    silent: bool = False  # SLURM was asked and did not answer
 
     @property
     def state(self) -> str:
@@ -54,12 +56,21 @@ class Seat:
             return self.job.state
         if self.submission.ended is not None:
             return self.submission.ended.get(str(self.index), NOT_SUBMITTED)
-        return _LOST if time.time() - self.submission.created > _LOST_S else ""
+        if self.index in self.submission.cancelled:
+            return _CANCELLED
+        is_old = time.time() - self.submission.created > _LOST_S
+        return _LOST if is_old and not self.silent else ""
 
     @property
     def alive(self) -> bool:
         """Whether the task runs or will run, as far as is known."""
         return self.job.alive if self.job is not None else not self.state
+
+    @property
+    def restarts(self) -> int:
+        """How often the task was put back into the queue and started again."""
+        known = self.submission.restarts.get(str(self.index), 0)
+        return self.job.restarts if self.job is not None else known
 
     @property
     def key(self) -> str:
@@ -122,8 +133,11 @@ def _settle(submission: Submission, jobs: Mapping[int, JobState], *, alone: bool
         submission = record_job(submission, key.partition("_")[0])
     if submission.job_id is None and (alone or age > _LAG_S):
         return record_end(submission, dict.fromkeys(map(str, range(len(submission.tasks))), NOT_SUBMITTED))
-    if len(jobs) == len(submission.tasks) and not any(job.alive for job in jobs.values()):
-        return record_end(submission, {str(index): job.state for index, job in jobs.items()})
+    states = dict.fromkeys(submission.cancelled, _CANCELLED)
+    states |= {index: job.state for index, job in jobs.items()}
+    if len(states) == len(submission.tasks) and not any(job.alive for job in jobs.values()):
+        restarts = {str(index): job.restarts for index, job in jobs.items() if job.restarts}
+        return record_end(submission, {str(index): s for index, s in states.items()}, restarts=restarts)
     return submission
 
 
@@ -136,7 +150,7 @@ def _queue(
         jobs = of_name.get(submission.job_name, {})
         for index, runs in enumerate(submission.tasks):
             for run_id in runs:
-                seat = Seat(submission=submission, index=index, job=jobs.get(index))
+                seat = Seat(submission=submission, index=index, job=jobs.get(index), silent=bool(silence))
                 seats[submission.stage, run_id].append(seat)
     reports = [one for one in known if one.stage == "report" and one.ended is None]
     return Queue(seats=seats, reports=reports, silence=silence)
@@ -156,7 +170,7 @@ class RunState:
 
 
 _ENDS = {  # what SLURM says of a job whose worker said nothing
-    "CANCELLED": (State.cancelled, "", "cancelled"),
+    _CANCELLED: (State.cancelled, "", "cancelled"),
     "TIMEOUT": (
         State.failed,
         Failure.timeout,
@@ -178,7 +192,8 @@ def run_state(run_id: str, record: RunRecord, queue: Queue, *, complete: bool) -
     stage = "train" if record.trained_step is None else "evaluate"
     seats = queue.of(stage, run_id)
     seat = queue.alive(stage, run_id) or (seats[-1] if seats else None)
-    known = _seen(record, seat)
+    restarts = sum(place.restarts for stage in ("train", "evaluate") for place in queue.of(stage, run_id))
+    known = _seen(record, seat, restarts=restarts)
     if complete:
         return replace(known, state=State.finished, node="")
     if record.status == Status.running:
@@ -195,14 +210,14 @@ def run_state(run_id: str, record: RunRecord, queue: Queue, *, complete: bool) -
     return replace(known, state=State.planned if waits else State.interrupted)
 
 
-def _seen(record: RunRecord, seat: Seat | None) -> RunState:
+def _seen(record: RunRecord, seat: Seat | None, *, restarts: int) -> RunState:
     """What is true of a run whatever its state is."""
     job = seat.job if seat is not None else None
     return RunState(
         state=State.planned,
         job=seat.key if seat is not None else "",
         node=job.node if job is not None else "",
-        preempted=max(record.preempted, job.restarts if job is not None else 0),
+        preempted=max(record.preempted, restarts),
     )
 
 
@@ -213,5 +228,6 @@ def _alive(known: RunState, seat: Seat) -> RunState:
         if len(seat.submission.tasks[seat.index]) > 1:
             return replace(known, state=State.queued, reason="behind other runs of its job")
         return replace(known, state=State.running, reason="starting")
-    reason = job.reason if job is not None else "SLURM does not know the job yet"
+    unknown = "SLURM does not answer" if seat.silent else "SLURM does not know the job yet"
+    reason = job.reason if job is not None else unknown
     return replace(known, state=State.queued, reason=reason)

@@ -1,9 +1,10 @@
 """Submissions: what was handed to SLURM, each in a folder of its sweep, written before sbatch is called.
 
 ``<store>/sweeps/<name>/submissions/0003/`` holds ``submission.json`` (which task works on which runs, and
-under which job name SLURM knows it), ``job.json`` once sbatch has answered with a number, and ``ended.json``
-once SLURM has said how every task ended. A shell that dies between two of these loses nothing: the job name
-is unique, so a job that was submitted without a ``job.json`` is found by it.
+under which job name SLURM knows it), ``job.json`` once sbatch has answered with a number, ``cancelled.json``
+when a person took tasks out of the queue, and ``ended.json`` once SLURM has said how every task ended. A
+shell that dies between two of these loses nothing: the job name is unique, so a job that was submitted
+without a ``job.json`` is found by it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tokensweep.files import write_json
 from tokensweep.identity import read_json
 
-_WANTED, _JOB, _ENDED = "submission.json", "job.json", "ended.json"
+_WANTED, _JOB, _CANCELLED, _ENDED = "submission.json", "job.json", "cancelled.json", "ended.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,9 @@ class Submission:
     snapshot: str | None  # folder of the code that runs
     site: str  # as it was given
     job_id: str | None = None  # None: sbatch has not answered, or nobody was there to hear it
+    cancelled: frozenset[int] = frozenset()  # tasks that a person cancelled
     ended: Mapping[str, str] | None = None  # state of every task, once all have ended
+    restarts: Mapping[str, int] = field(default_factory=dict)  # how often each was, once all have ended
 
     @property
     def key(self) -> str:
@@ -101,9 +104,18 @@ def record_job(submission: Submission, job_id: str) -> Submission:
     return read_submission(submission.folder)
 
 
-def record_end(submission: Submission, states: Mapping[str, str]) -> Submission:
-    """Remember how every task ended, by its number, for when SLURM has forgotten it."""
-    write_json(submission.folder / _ENDED, dict(states))
+def record_cancel(submission: Submission, tasks: Iterable[int]) -> Submission:
+    """Remember that tasks are cancelled: of one that never began, SLURM soon knows nothing any more."""
+    tasks = submission.cancelled.union(tasks)
+    write_json(submission.folder / _CANCELLED, {"tasks": sorted(tasks)})
+    return read_submission(submission.folder)
+
+
+def record_end(
+    submission: Submission, states: Mapping[str, str], *, restarts: Mapping[str, int] | None = None
+) -> Submission:
+    """Remember how every task ended and how often it had started again, for when SLURM has forgotten it."""
+    write_json(submission.folder / _ENDED, {"states": dict(states), "restarts": dict(restarts or {})})
     return read_submission(submission.folder)
 
 
@@ -111,6 +123,8 @@ def read_submission(folder: Path) -> Submission:
     """A submission from its folder. Raises ValueError that names a file that is missing or damaged."""
     wanted = read_json(folder / _WANTED)
     job = read_json(folder / _JOB) if (folder / _JOB).is_file() else {}
+    ended = read_json(folder / _ENDED) if (folder / _ENDED).is_file() else {}
+    cancelled = read_json(folder / _CANCELLED)["tasks"] if (folder / _CANCELLED).is_file() else ()
     return Submission(
         folder=folder,
         job_name=wanted["job_name"],
@@ -121,7 +135,9 @@ def read_submission(folder: Path) -> Submission:
         snapshot=wanted["snapshot"],
         site=wanted["site"],
         job_id=job.get("job_id"),
-        ended=read_json(folder / _ENDED) if (folder / _ENDED).is_file() else None,
+        cancelled=frozenset(cancelled),
+        ended=ended.get("states"),
+        restarts=ended.get("restarts", {}),
     )
 
 
