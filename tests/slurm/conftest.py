@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.slurm.cluster import Devcluster
+from tests.slurm.sweeping import EVALUATED, Sweeping
 
 _PACKAGES_MISSING = 3  # the exit code of `devcluster up`
 
@@ -44,3 +45,32 @@ def devcluster() -> Iterator[Devcluster]:
 def second_cluster(short_folder: Path) -> Iterator[Devcluster]:
     """Another cluster on the same machine, for a test that breaks it."""
     yield from _running(str(short_folder))
+
+
+@pytest.fixture
+def sweeping(devcluster: Devcluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweeping]:
+    """An empty store whose sweeps go to the cluster of the session."""
+    yield from _store(devcluster, monkeypatch)
+
+
+@pytest.fixture
+def sweeping_elsewhere(second_cluster: Devcluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweeping]:
+    """An empty store whose sweeps go to a cluster that the test breaks."""
+    yield from _store(second_cluster, monkeypatch)
+
+
+def _store(cluster: Devcluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweeping]:
+    monkeypatch.setenv("SLURM_CONF", str(cluster.folder / "slurm.conf"))
+    with tempfile.TemporaryDirectory(prefix="store-") as folder:
+        sweeping = Sweeping(Path(folder), cluster)
+        yield sweeping
+        sweeping.leave()
+
+
+@pytest.fixture(scope="session")
+def undisturbed() -> Iterator[dict[int, Path]]:
+    """Run folders by seed of tiny runs that this machine trained without a cluster."""
+    with tempfile.TemporaryDirectory(prefix="store-") as folder:
+        sweeping = Sweeping(Path(folder))
+        sweeping.train("undisturbed", "seed=0,1,2", EVALUATED, "jobs=2")
+        yield sweeping.runs("undisturbed")
