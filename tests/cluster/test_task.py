@@ -193,6 +193,19 @@ def test_a_warning_signal_ends_in_a_checkpoint_and_a_requeue(task: Any, tmp_path
     assert (record.status, record.durable_step, record.preempted) == (Status.interrupted, 1, 1)
 
 
+def test_a_task_of_an_array_requeues_itself_alone(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The last task of an array has the array's own number, by which scontrol would requeue all of them.
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    process, run_dir = task(["wait"])
+    until(run_dir / "waiting")
+    process.send_signal(signal.SIGUSR2)
+    ended(process)
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 12_3\n"
+
+
 def test_a_termination_ends_in_a_checkpoint_and_never_in_a_requeue(task: Any, tmp_path: Path) -> None:
     process, run_dir = task(["wait"])
     until(run_dir / "waiting")

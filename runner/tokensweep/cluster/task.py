@@ -200,7 +200,7 @@ class _Job:
             close_dead(run_dir, error, error_class=Failure.timeout)
             raise SystemExit(f"tokensweep: {run_dir.name}: {error}")
         print(f"tokensweep: {'time is up' if timed_out else 'preempted'}; requeued", flush=True)
-        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
+        subprocess.run(["scontrol", "requeue", _own_key(os.environ)], check=True, timeout=60)
         time.sleep(_PATIENCE_S)
         raise SystemExit("tokensweep: SLURM did not requeue this job: give the sweep's command again")
 
@@ -211,6 +211,12 @@ class _Job:
             if time.monotonic() > deadline:
                 raise SystemExit(128 + signal.SIGTERM)
             time.sleep(_POLL_S)
+
+
+def _own_key(environment: Mapping[str, str]) -> str:
+    """How SLURM calls this task: the job number of an array's last task is that of the whole array."""
+    array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else environment["SLURM_JOB_ID"]
 
 
 def _done(run_dir: Path, stage: Stage) -> bool:
