@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -238,3 +239,15 @@ def assert_nothing_twice(run_dir: Path) -> None:
     for path in run_dir.glob("evals/*/samples*.jsonl"):
         lines = path.read_text().splitlines()
         assert len(lines) == len(set(lines)), path
+
+
+def in_mlflow(sweeping: Sweeping) -> dict[str, str]:
+    """The status of every run in MLflow's database."""
+    query = (
+        "select tags.value, runs.status from runs join tags on tags.run_uuid = runs.run_uuid "
+        "where tags.key = 'tokensweep.run_id' and tags.value not like 'sweep:%'"
+    )
+    with sqlite3.connect(sweeping.store / "mlflow.db") as database:
+        rows = dict(database.execute(query))
+    database.close()
+    return rows

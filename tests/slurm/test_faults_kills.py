@@ -1,0 +1,95 @@
+"""Processes that die under a run, and people who stop it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from tests.slurm.sweeping import (
+    EVALUATED,
+    UNEVALUATED,
+    Sweeping,
+    assert_nothing_twice,
+    in_mlflow,
+    parent_of,
+    result,
+    started,
+    until,
+    waiting_at_the_gate,
+    worker_of,
+)
+
+from tokensweep.ledger import is_alive, read_run
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+def test_a_killed_worker_task_or_slurmstepd_costs_nothing_durable(
+    sweeping: Sweeping, undisturbed: dict[int, Path]
+) -> None:
+    sweeping.close()
+    sweeping.train("killed", "seed=0,1,2", UNEVALUATED, sweeping.site())
+    runs = sweeping.runs("killed")
+    for run_dir in runs.values():
+        waiting_at_the_gate(run_dir)
+    worker, task, stepd = (worker_of(runs[0]), parent_of(worker_of(runs[1])), _stepd_of(runs[2]))
+    for process in (worker, task, stepd):
+        os.kill(process, signal.SIGKILL)
+    until(lambda: started(runs[0], attempts=2), what="a second worker in the same job")
+    until(lambda: not is_alive(runs[1]), what="the worker ends with its task")
+    (job,) = sweeping.jobs("killed")
+    assert sweeping.ended(f"{job}_1") == ["FAILED"]
+    until(lambda: started(runs[2], attempts=2), what="the job without slurmstepd starts again")
+    assert sweeping.states("killed") == {0: "running", 1: "failed", 2: "running"}
+    sweeping.open()
+    sweeping.command("retry", "killed", "--wait")
+    assert sweeping.states("killed") == dict.fromkeys(range(3), "finished")
+    for seed, run_dir in runs.items():
+        assert result(run_dir) == result(undisturbed[seed])
+        assert_nothing_twice(run_dir)
+        assert read_run(run_dir).attempts == 2
+    assert sweeping.ended(f"{job}_0") == ["COMPLETED"]
+    assert sweeping.ended(f"{job}_2", attempts=2) == ["REQUEUED", "COMPLETED"]
+    _, again = sweeping.jobs("killed")
+    assert sweeping.ended(again) == ["COMPLETED"]
+
+
+def test_what_is_cancelled_stays_so_until_it_is_retried(
+    sweeping: Sweeping, undisturbed: dict[int, Path]
+) -> None:
+    cluster = sweeping.cluster
+    assert cluster
+    sweeping.close()
+    sweeping.train("stopped", "seed=0,1,2", EVALUATED, "jobs=2", sweeping.site())
+    runs = sweeping.runs("stopped")
+    for seed in (0, 1):
+        waiting_at_the_gate(runs[seed])
+    (job,) = sweeping.jobs("stopped")
+    told = sweeping.command("cancel", "stopped", runs[2].name)  # queued: only two may run at a time
+    assert "cancelled 2 jobs" in told  # its training and its evaluation
+    cluster.run("scancel", f"{job}_0")
+    until(lambda: not is_alive(runs[0]), what="scancel ends the worker")
+    assert sweeping.states("stopped") == {0: "cancelled", 1: "running", 2: "cancelled"}
+    sweeping.command("cancel", "stopped")
+    cluster.idle()
+    assert sweeping.states("stopped") == dict.fromkeys(range(3), "cancelled")
+    sweeping.command("sync", "stopped")
+    assert in_mlflow(sweeping) == {runs[0].name: "KILLED", runs[1].name: "KILLED", runs[2].name: "KILLED"}
+    assert [read_run(runs[seed]).attempts for seed in range(3)] == [1, 1, 0]
+    sweeping.open()
+    sweeping.command("retry", "stopped", "--wait")
+    sweeping.command("sync", "stopped")
+    assert in_mlflow(sweeping) == {run_dir.name: "FINISHED" for run_dir in runs.values()}
+    for seed, run_dir in runs.items():
+        assert result(run_dir) == result(undisturbed[seed])
+        assert_nothing_twice(run_dir)
+    assert [read_run(runs[seed]).attempts for seed in range(3)] == [3, 3, 2]  # each with an evaluation
+
+
+def _stepd_of(run_dir: Path) -> int:
+    """SLURM's process above the task of a run."""
+    process = parent_of(parent_of(worker_of(run_dir)))
+    assert Path(f"/proc/{process}/cmdline").read_text().startswith("slurmstepd")
+    return process
