@@ -110,6 +110,13 @@ def test_a_patch_that_removes_a_secret_does_not_hold_it(checkout: Path, tmp_path
     assert json.loads((snapshot.folder / "git.json").read_text())["redacted"] is True
 
 
+def test_a_users_own_folder_may_lie_in_the_store(checkout: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    write(store / "mine/methods/mine.py", "# mine\n")
+    snapshot = taken(checkout, store, env={"TOKENSWEEP_PATH": str(store / "mine")})
+    assert (snapshot.folder / "extensions/0/methods/mine.py").read_text() == "# mine\n"
+
+
 def test_code_that_holds_a_secret_of_the_environment_is_refused(
     extension: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ def take_snapshot(store: Path) -> Snapshot:
     if not folder.exists():
         with _making(folder) as partial:
             _write(partial, files, selection, checkout)
+    os.utime(folder)  # gc leaves those alone that were taken within a day
     snapshot = open_snapshot(folder)
     if snapshot.dirty and checkout is not None and not _is_dirty(checkout, selection):
         _write_git(folder, checkout, selection)  # the same code has been committed since

@@ -99,9 +99,10 @@ def _add(selection: Selection, target: str, folder: Path, *, store: Path, only: 
     root = checkout_of(folder)
     listed = files_of(root, folder) if root else None
     paths: Iterable[Path] = (*listed.tracked, *listed.untracked) if listed else _walk(folder)
+    skip_store = not folder.is_relative_to(store)  # a user's own folder may lie in the store
     for path in sorted(paths):
         relative = path.relative_to(folder)
-        if _matches(relative.parts, _GENERATED) or path.is_relative_to(store):
+        if _matches(relative.parts, _GENERATED) or (skip_store and path.is_relative_to(store)):
             continue
         if only and not _matches(relative.parts[:1], only):
             continue
