@@ -183,6 +183,13 @@ def test_a_worker_that_leaves_without_finishing_is_not_taken_for_finished(task: 
     assert read_run(run_dir).error_class == "unfinished"
 
 
+def test_a_worker_that_leaves_unfinished_after_a_checkpoint_is_not_started_for_ever(task: Any) -> None:
+    process, run_dir = task(["checkpoint"])
+    assert ended(process)[0] == 1
+    record = read_run(run_dir)
+    assert (record.error_class, record.attempts) == ("unfinished", 1)
+
+
 def test_a_warning_signal_ends_in_a_checkpoint_and_a_requeue(task: Any, tmp_path: Path) -> None:
     process, run_dir = task(["wait"])
     until(run_dir / "waiting")

@@ -70,7 +70,8 @@ def test_what_is_cancelled_stays_so_until_it_is_retried(
     told = sweeping.command("cancel", "stopped", runs[2].name)  # queued: only two may run at a time
     assert "cancelled 2 jobs" in told  # its training and its evaluation
     cluster.run("scancel", f"{job}_0")
-    until(lambda: not is_alive(runs[0]), what="scancel ends the worker")
+    assert sweeping.ended(f"{job}_0") == ["CANCELLED"]
+    assert not is_alive(runs[0])
     assert sweeping.states("stopped") == {0: "cancelled", 1: "running", 2: "cancelled"}
     sweeping.command("cancel", "stopped")
     cluster.idle()

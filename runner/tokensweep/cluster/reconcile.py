@@ -228,6 +228,8 @@ def _alive(known: RunState, seat: Seat) -> RunState:
         if len(seat.submission.tasks[seat.index]) > 1:
             return replace(known, state=State.queued, reason="behind other runs of its job")
         return replace(known, state=State.running, reason="starting")
+    if job is not None and job.state == "COMPLETING":
+        return replace(known, state=State.running, reason="ending")
     unknown = "SLURM does not answer" if seat.silent else "SLURM does not know the job yet"
     reason = job.reason if job is not None else unknown
     return replace(known, state=State.queued, reason=reason)

@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tokensweep.identity import read_json
-from tokensweep.ledger import RunRecord, close_dead, is_alive, read_run
+from tokensweep.ledger import RunRecord, Status, close_dead, is_alive, read_run
 from tokensweep.worker import STOP_SIGNALS, Failure, Stage, start_worker
 
 _POLL_S = 0.5
 _BEFORE_END_S = 5.0  # of the warning time, kept for requeueing
 _EARLY_S = 90.0  # SLURM looks at time limits once a minute or so
 _PATIENCE_S = 180.0  # for SLURM to end a job that it has asked to
+_WELL = (Status.finished, Status.trained)  # what a worker says that has done what it knew of
 _AGAIN = (Failure.killed, Failure.hang)  # worth another go on the same node
 
 
@@ -147,7 +148,7 @@ class _Job:
                 break
             if self.stop:
                 self._leave(run_dir)
-            if worker.returncode == 0 and _got_further(start, read_run(run_dir)):
+            if read_run(run_dir).status in _WELL and _got_further(start, read_run(run_dir)):
                 continue  # more samples were asked for meanwhile
             failure = _account(run_dir, worker.returncode, hung=hung, attempts=start.attempts)
             if failure not in _AGAIN or restarts >= self.wanted["restarts"]:
