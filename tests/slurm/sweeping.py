@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,6 +105,18 @@ class Sweeping:
         """What the command that trains a tiny sweep prints."""
         return self.command(*self.training(name, *overrides), code=code)
 
+    def sweep(self, name: str, arms: Mapping[str, Mapping[str, Any]], *overrides: str, code: int = 0) -> str:
+        """What the command prints that runs a sweep file of tiny runs with these arms, on SLURM."""
+        base = dict(text.split("=", 1) for text in _TINY if not text.startswith("data="))
+        settings = {"tiny": {"settings": {"faulty": {"data": "test_faulty"}}}}
+        content = {"arms": arms, "baseline": next(iter(arms)), "seeds": [0], "scales": settings}
+        path = self.store / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(content))
+        more = (f"{key}={value}" for key, value in base.items())
+        return self.command(
+            *("sweep", str(path), f"sweep={name}", "hydra/launcher=slurm", *more, *overrides), code=code
+        )
+
     def status(self, name: str) -> dict[str, Any]:
         """``tokensweep status NAME --json``."""
         told: dict[str, Any] = json.loads(self.command("status", name, "--json"))
@@ -175,9 +187,9 @@ class Sweeping:
         paths = self.store.glob("sweeps/*/submissions/*/submission.json")
         names = ",".join(json.loads(path.read_text())["job_name"] for path in paths)
         if names:
-            queued = partial(cluster.run, "squeue", "--noheader", "--format=%A", f"--name={names}")
+            queued = partial(cluster.run, "squeue", "--array", "--noheader", "--format=%i", f"--name={names}")
             if jobs := queued().split():
-                cluster.run("scancel", "--quiet", *set(jobs))
+                cluster.run("scancel", "--quiet", *jobs)
             until(lambda: not queued(), what="an empty queue")
 
 

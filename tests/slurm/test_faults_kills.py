@@ -71,8 +71,9 @@ def test_what_is_cancelled_stays_so_until_it_is_retried(
     assert "cancelled 2 jobs" in told  # its training and its evaluation
     cluster.run("scancel", f"{job}_0")
     assert sweeping.ended(f"{job}_0") == ["CANCELLED"]
+    expected = {0: "cancelled", 1: "running", 2: "cancelled"}
+    until(lambda: sweeping.states("stopped") == expected, what="status tells what scancel did")
     assert not is_alive(runs[0])
-    assert sweeping.states("stopped") == {0: "cancelled", 1: "running", 2: "cancelled"}
     sweeping.command("cancel", "stopped")
     cluster.idle()
     assert sweeping.states("stopped") == dict.fromkeys(range(3), "cancelled")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.slurm.sweeping import (
@@ -63,13 +63,12 @@ def test_a_sweep_that_is_submitted_twice_and_then_edited_is_trained_once_as_it_w
 def test_runs_that_fail_in_their_own_ways_leave_the_others_alone_and_can_be_mended(
     sweeping: Sweeping,
 ) -> None:
-    words = (
-        *("data.fault=none,raise,hang,leave", "seed=0", EVALUATED, "compute.hang_s=15"),
-        *(sweeping.site("once", restarts=0), "wait=true"),
-    )
-    told = sweeping.train("faulty", *words, code=1)
+    arms: dict[str, dict[str, Any]] = {fault: {"data.fault": fault} for fault in ("none", "raise", "leave")}
+    arms["hang"] = {"data.fault": "hang", "compute.hang_s": 25}  # longer than a worker takes to start
+    site = sweeping.site("once", restarts=0)
+    told = sweeping.sweep("faulty", arms, EVALUATED, site, "wait=true", code=1)
     assert "3 of 4 runs did not finish" in told
-    rows = {_fault(sweeping, row["run_id"]): row for row in sweeping.status("faulty")["runs"]}
+    rows = {row["arm"]: row for row in sweeping.status("faulty")["runs"]}
     assert {fault: row["state"] for fault, row in rows.items()} == {
         "none": "finished",
         "raise": "failed",
@@ -101,8 +100,3 @@ def test_runs_that_fail_in_their_own_ways_leave_the_others_alone_and_can_be_mend
         assert_nothing_twice(run_dir)
     report = (sweeping.store / "sweeps" / "faulty" / "report" / "report.md").read_text()
     assert report.count("| 1/1 |") >= 4
-
-
-def _fault(sweeping: Sweeping, run_id: str) -> str:
-    config = json.loads((sweeping.store / "runs" / run_id / "config.json").read_text())
-    return str(config["data"]["fault"])
