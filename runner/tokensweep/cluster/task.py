@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tokensweep.cluster.rendezvous import rank_environment
 from tokensweep.identity import read_json
 from tokensweep.ledger import RunRecord, Status, close_dead, is_alive, read_run
 from tokensweep.worker import STOP_SIGNALS, Failure, Stage, start_worker
@@ -54,11 +55,12 @@ class Task:
         if wanted["stage"] == "report":
             _report(store, sweep)
             return
-        job = _Job(wanted=wanted, stop=_Stop.installed())
+        rank = int(os.environ.get("SLURM_PROCID", 0))
+        job = _Job(wanted=wanted, stop=_Stop.installed(), ranks=int(os.environ.get("SLURM_NTASKS", 1)))
         failures = []
         for run_id in wanted["tasks"][index]:
             try:
-                job.work(store / "runs" / run_id)
+                (job.help_with if rank else job.work)(store / "runs" / run_id)
             except RunFailedError as failure:
                 print(f"tokensweep: {failure}", flush=True)
                 failures.append(str(failure))
@@ -118,6 +120,7 @@ class _Job:
 
     wanted: Mapping[str, Any]
     stop: _Stop
+    ranks: int = 1  # tasks that srun has started, each with a worker; rank 0 keeps the books
     started: float = field(default_factory=time.monotonic)
     parent: int = field(default_factory=os.getppid)  # slurmstepd
     brought_on: set[str] = field(default_factory=set)  # runs with more on disk than when the job started
@@ -138,9 +141,7 @@ class _Job:
             settings = self.wanted["runs"][run_dir.name]
             if self.stop:
                 self._leave(run_dir)
-            worker = start_worker(
-                run_dir, threads=settings["threads"], stage=self.stage, output=None, bound=True
-            )
+            worker = self._start(run_dir)
             hung = self._watch(worker, run_dir, hang_s=settings["hang_s"])
             if _got_further(before, read_run(run_dir)):
                 self.brought_on.add(run_dir.name)
@@ -151,10 +152,32 @@ class _Job:
             if read_run(run_dir).status in _WELL and _got_further(start, read_run(run_dir)):
                 continue  # more samples were asked for meanwhile
             failure = _account(run_dir, worker.returncode, hung=hung, attempts=start.attempts)
-            if failure not in _AGAIN or restarts >= self.wanted["restarts"]:
+            again = self.wanted["restarts"] if self.ranks == 1 else 0  # ranks have to start together
+            if failure not in _AGAIN or restarts >= again:
                 raise RunFailedError(f"{run_dir.name} failed ({failure}): {read_run(run_dir).error}")
             restarts += 1
             print(f"tokensweep: {run_dir.name} is started again after: {failure}", flush=True)
+
+    def help_with(self, run_dir: Path) -> None:
+        """Train a run together with rank 0, which says what became of it. Raises RunFailedError."""
+        if _done(run_dir, self.stage):
+            return
+        worker = self._start(run_dir)
+        self._watch(worker, run_dir, hang_s=0)
+        if self.stop:
+            time.sleep(_PATIENCE_S)  # rank 0 puts the job back into the queue
+        if worker.returncode != 0:
+            raise RunFailedError(f"{run_dir.name}: a rank ended with exit code {worker.returncode}")
+
+    def _start(self, run_dir: Path) -> subprocess.Popen[bytes]:
+        return start_worker(
+            run_dir,
+            threads=self.wanted["runs"][run_dir.name]["threads"],
+            stage=self.stage,
+            environment=rank_environment(os.environ) if self.ranks > 1 else None,
+            output=None,
+            bound=True,
+        )
 
     def _wait_for_others(self, run_dir: Path) -> None:
         """Another job may work on the run, of another sweep or of a requeue that SLURM did twice."""
