@@ -144,6 +144,13 @@ def test_the_snapshot_goes_before_what_the_sites_lines_have_set(tmp_path: Path) 
     assert done.stdout.split() == ["/snapshot:/site", "1"]
 
 
+def test_a_group_that_may_read_the_store_can_read_what_jobs_write(tmp_path: Path) -> None:
+    lines = setup_lines(Site(group="lab", setup=["umask 077"]), {})
+    script = "\n".join([*lines, "mkdir made", "stat --format=%a made"])
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "750"
+
+
 def test_scratch_is_made_on_the_node_and_may_name_the_job(tmp_path: Path) -> None:
     lines = setup_lines(Site(scratch=f"{tmp_path}/$SLURM_JOB_ID"), {})
     done = subprocess.run(

@@ -61,6 +61,8 @@ def setup_lines(site: Site, environment: Mapping[str, str]) -> list[str]:
     if site.offline:
         exports |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     lines = [*site.setup, *(_export(key, value) for key, value in exports.items())]
+    if site.group:
+        lines.append("umask 027")
     if site.scratch:  # the site's word: may hold $USER or $SLURM_JOB_ID
         lines.append(f'export TMPDIR="{site.scratch}"; mkdir -p "$TMPDIR"')
     if site.proxy:
