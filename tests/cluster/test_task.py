@@ -132,9 +132,22 @@ def test_a_run_that_is_trained_ends_its_task_well(task: Any) -> None:
 
 
 def test_an_evaluation_ends_when_all_samples_are_there(task: Any) -> None:
-    process, run_dir = task(["train", "evaluate", "finish"], stage="evaluate")
-    assert ended(process)[0] == 0
+    train, run_dir = task(["train", "finish"], ["evaluate", "finish"])
+    assert ended(train)[0] == 0
+    evaluation, _ = task(["train", "finish"], ["evaluate", "finish"], stage="evaluate")
+    assert ended(evaluation)[0] == 0
     assert read_run(run_dir).evaluated == {"e1": 4}
+
+
+def test_a_run_whose_training_failed_is_not_evaluated_and_keeps_its_reason(task: Any) -> None:
+    train, run_dir = task(["raise"])
+    assert ended(train)[0] == 1
+    evaluation, _ = task(["raise"], stage="evaluate")
+    code, output = ended(evaluation)
+    assert code == 1
+    assert "r1 is not evaluated: its training did not end well" in output
+    record = read_run(run_dir)
+    assert (record.attempts, record.error) == (1, "boom")
 
 
 def test_a_finished_run_starts_no_worker(task: Any, tmp_path: Path) -> None:

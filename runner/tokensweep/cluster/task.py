@@ -137,6 +137,8 @@ class _Job:
             self._wait_for_others(run_dir)
             if _done(run_dir, self.stage):
                 break
+            if self.stage is Stage.evaluate and read_run(run_dir).trained_step is None:
+                raise RunFailedError(f"{run_dir.name} is not evaluated: its training did not end well")
             start = read_run(run_dir)
             settings = self.wanted["runs"][run_dir.name]
             if self.stop:
