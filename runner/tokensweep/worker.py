@@ -52,6 +52,7 @@ class Failure(StrEnum):
     timeout = "timeout"  # a whole time limit without a checkpoint
     node = "node"  # the machine failed
     submission = "submission"  # never came to start
+    lost = "lost"  # the cluster knows nothing of its job
 
 
 class Stage(StrEnum):
@@ -218,6 +219,8 @@ def classify(error: BaseException) -> Failure:
         return Failure.data
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
         return Failure.disk
+    if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+        return Failure.disk  # safetensors writes below Python, and its errors have no number
     return Failure.bad_config if isinstance(error, ValueError) else Failure.other
 
 

@@ -228,6 +228,7 @@ def test_a_job_survives_pickling(tmp_path: Path) -> None:
         (NonFiniteError("the loss is nan"), Failure.nan),
         (DataError("bad line"), Failure.data),
         (OSError(errno.ENOSPC, "full"), Failure.disk),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), Failure.disk),
         (OSError(errno.ENOENT, "gone"), Failure.other),
         (ValueError("seed must be"), Failure.bad_config),
         (KeyError("oops"), Failure.other),
