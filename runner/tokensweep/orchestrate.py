@@ -42,11 +42,12 @@ def run_sweep(sweep: Sweep, *, launcher: str) -> list[str]:
     _check_launcher(plan, launcher)
     write_plan(plan, group=group_of(plan))
     print_plan(plan, console)
+    is_away = False  # whether others work on it
     if launcher == "slurm":
         from tokensweep.cluster.launch import launch
 
-        launch(plan, console)
-    if launcher == "local" or plan.wait or not plan.missing():
+        is_away = launch(plan, console)
+    if plan.wait or not is_away:
         _finish(plan, launcher, console)
     return [str(entry["run_id"]) for entry in plan.entries]
 

@@ -1,13 +1,17 @@
-"""Code to take snapshots of: this repository's, copied, committed, or with a user's extension."""
+"""Code to take snapshots of, a pretended SLURM, and a store whose runs did whatever a test says."""
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from tests.cluster.code import git, write
+from tests.cluster.fake_slurm import FakeSlurm
+from tests.cluster.made_up import Store
 
 from tokensweep import identity
 
@@ -43,3 +47,29 @@ def extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     identity.code_sha.cache_clear()
     yield folder
     identity.code_sha.cache_clear()
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """SLURM's commands of this process and its children are pretended ones."""
+    fake = FakeSlurm(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", fake.path)
+    return fake
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store with nothing in it."""
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[[Path], None]]:
+    """Holds a lock as another process would."""
+    with ExitStack() as files:
+
+        def lock(path: Path) -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(files.enter_context(path.open("a")), fcntl.LOCK_EX)
+
+        yield lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,24 +31,37 @@ def arranged(
     longest: int = 1000,
     workers: int = 0,
 ) -> list[Array]:
-    return arrange(needs, queue=queue or Queue(), site=Site(), room=room, longest=longest, workers=workers)
+    return arrange(
+        needs,
+        sweep="s",
+        queue=queue or Queue(),
+        site=Site(),
+        room=room,
+        longest=longest,
+        workers=workers,
+    )
 
 
 def in_queue(stage: str, *run_ids: str, job_id: str = "77") -> Queue:
     """A queue in which one living array works on these runs."""
-    submission = Submission(
+    submission = submitted(stage, *run_ids, job_id=job_id)
+    seats = {(stage, r): (Seat(submission=submission, index=i, job=None),) for i, r in enumerate(run_ids)}
+    return Queue(seats=seats)
+
+
+def submitted(stage: str, *run_ids: str, job_id: str = "77", order: int = 1, sweep: str = "s") -> Submission:
+    return Submission(
         folder=Path("0000"),
         job_name="ts",
-        sweep="s",
+        sweep=sweep,
         stage=stage,
+        order=order,
         tasks=tuple((run_id,) for run_id in run_ids),
-        created=9e9,  # in the future: SLURM need not know it yet
+        created=time.time(),  # SLURM need not know it yet
         snapshot=None,
         site="x",
         job_id=job_id,
     )
-    seats = {(stage, r): (Seat(submission=submission, index=i, job=None),) for i, r in enumerate(run_ids)}
-    return Queue(seats=seats)
 
 
 def test_training_evaluation_and_report_are_chained() -> None:
@@ -127,7 +141,22 @@ def test_a_full_queue_is_refused_with_what_to_do() -> None:
 
 def test_nothing_is_submitted_for_what_is_in_the_queue() -> None:
     seats = {**in_queue("train", "r0", "r1").seats, **in_queue("evaluate", "r0", "r1", job_id="78").seats}
-    assert arranged(runs(2), queue=Queue(seats=seats)) == []
+    report = submitted("report", order=2)
+    assert arranged(runs(2), queue=Queue(seats=seats, reports=[report])) == []
+
+
+@pytest.mark.parametrize(
+    "reports",
+    [
+        [],  # the shell died before
+        [submitted("report", order=2, sweep="another")],
+        [submitted("report", order=0)],  # too early: does not wait for these jobs
+    ],
+)
+def test_a_report_is_added_to_jobs_that_are_in_the_queue_without_one(reports: list[Submission]) -> None:
+    seats = {**in_queue("train", "r0").seats, **in_queue("evaluate", "r0", job_id="78").seats}
+    (report,) = arranged(runs(1), queue=Queue(seats=seats, reports=reports))
+    assert (report.stage, report.dependency([])) == ("report", "afterany:77:78")
 
 
 def test_a_run_that_another_job_trains_is_evaluated_after_that_job() -> None:

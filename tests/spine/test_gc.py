@@ -75,6 +75,7 @@ def submission(
         store,
         sweep="s",
         stage="train",
+        order=1,
         tasks=[[run] for run in runs],
         snapshot=snapshot,
         site="devcluster",

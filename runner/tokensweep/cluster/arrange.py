@@ -9,6 +9,7 @@ from typing import Any
 
 from tokensweep.cluster.reconcile import Queue
 from tokensweep.cluster.site import Request, Site, site_request
+from tokensweep.ledger import RunRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class Need:
     evaluate: Request | None  # None: nothing to evaluate
     threads: int
     hang_s: int
+    attempts: int = 0  # so far: what a worker said in one of these is not about the jobs to come
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ def need(
     run_id: str,
     *,
     site: Site,
-    trained: bool,
+    record: RunRecord,
     evaluates: bool,
     resources: Mapping[str, Any],
     compute: Mapping[str, Any],
@@ -56,7 +58,8 @@ def need(
     """What a run needs at a site; ``resources`` and ``compute`` are those of its config."""
     return Need(
         run_id=run_id,
-        trained=trained,
+        trained=record.trained_step is not None,
+        attempts=record.attempts,
         train=site_request(site, "train", resources.get("train")),
         evaluate=site_request(site, "evaluate", resources.get("evaluate")) if evaluates else None,
         threads=compute["threads"],
@@ -65,9 +68,9 @@ def need(
 
 
 def arrange(
-    needs: Iterable[Need], *, queue: Queue, site: Site, room: int, longest: int, workers: int
+    needs: Iterable[Need], *, sweep: str, queue: Queue, site: Site, room: int, longest: int, workers: int
 ) -> list[Array]:
-    """The arrays that are missing, in the order in which they are submitted.
+    """The arrays that are missing of a sweep, in the order in which they are submitted.
 
     ``room`` is how many jobs the queue takes of this user now, ``longest`` how many tasks an array may
     have, ``workers`` how many runs may work at a time (0: any number). Where there is not enough
@@ -75,17 +78,22 @@ def arrange(
     """
     fresh: dict[tuple[Request, Request | None], list[str]] = defaultdict(list)
     later: dict[tuple[Request, str], list[str]] = defaultdict(list)  # evaluations of what others train
-    living: set[str | None] = set()  # jobs that work on this sweep already: the report waits for them, too
+    living: dict[str, int] = {}  # jobs that work on these runs already, for which the report waits, too
     for one in needs:
         training = queue.alive("train", one.run_id)
         evaluation = queue.alive("evaluate", one.run_id)
-        living |= {seat.submission.job_id for seat in (training, evaluation) if seat is not None}
+        living |= {
+            seat.submission.job_id: seat.submission.order
+            for seat in (training, evaluation)
+            if seat is not None and seat.submission.job_id is not None
+        }
         if not one.trained and training is None:
             fresh[one.train, one.evaluate].append(one.run_id)
         elif one.evaluate is not None and evaluation is None:
             job = training.submission.job_id if training is not None and not one.trained else None
             later[one.evaluate, job or ""].append(one.run_id)
-    if not fresh and not later:
+    reported = max((one.order for one in queue.reports if one.sweep == sweep), default=0)
+    if not fresh and not later and max(living.values(), default=0) <= reported:
         return []
     share = _share(fresh, later, room=room)
     arrays: list[Array] = []
@@ -106,7 +114,7 @@ def arrange(
         tasks=((),),
         throttle=1,
         after=tuple(last),
-        after_jobs=tuple(sorted(job for job in living if job)),
+        after_jobs=tuple(sorted(living)),
     )
     return [*arrays, report]
 

@@ -21,42 +21,47 @@ from tokensweep.cluster.status import follow_interval, screen, span, sweep_statu
 from tokensweep.cluster.submission import Submission
 from tokensweep.cluster.submit import Order, submit_missing, write_batch_files
 from tokensweep.ledger import read_run
-from tokensweep.plan import Plan
+from tokensweep.plan import Plan, PlannedRun
 from tokensweep.store import make_store
 
 
-def launch(plan: Plan, console: Console) -> None:
-    """Submit what is missing of a plan that has been written, say how to watch it, and return at once."""
-    order = order_of(plan)
-    scheduler = Scheduler()
-    made = submit_missing(order, take_snapshot(plan.store), scheduler)
+def launch(plan: Plan, console: Console) -> bool:
+    """Submit what is missing of a plan that has been written, say how to watch it, and return at once.
+
+    Gives back whether something was missing; SLURM is not asked when nothing is.
+    """
+    missing = plan.missing()
+    if not missing:
+        return False
+    made = submit_missing(order_of(plan, missing), take_snapshot(plan.store), Scheduler())
     show_submissions(made, console)
     name = plan.sweep.name
-    if not made and plan.missing():
+    if not made:
         console.print("nothing to submit: the jobs of all missing runs are in the queue")
-    if plan.missing() and not plan.wait:
+    if not plan.wait:
         console.print(
             f"nothing has run yet; this shell may be closed\nwatch:  tokensweep status {name} --follow\n"
             f"then:   tokensweep report {name}\nstop:   tokensweep cancel {name}",
             highlight=False,
             soft_wrap=True,
         )
+    return True
 
 
-def order_of(plan: Plan) -> Order:
-    """What a plan asks of its site. Raises ValueError when no site is named, or none is so called."""
+def order_of(plan: Plan, missing: Sequence[PlannedRun]) -> Order:
+    """What a plan asks of its site for runs. Raises ValueError when no site is named or none is so called."""
     site = load_site(plan.site)
     path = Path(plan.site or "")
     needs = [
         need(
             run.run_id,
             site=site,
-            trained=read_run(run.dir(plan.store)).trained_step is not None,
+            record=read_run(run.dir(plan.store)),
             evaluates=bool(run.evals),
             resources=run.config["resources"],
             compute=run.config["compute"],
         )
-        for run in plan.missing()
+        for run in missing
     ]
     return Order(
         store=plan.store,
@@ -96,7 +101,7 @@ def follow(store: Path, name: str, console: Console, *, scheduler: Scheduler | N
 
 def show_order(plan: Plan, console: Console) -> None:
     """What a plan would submit and what it would take; writes the batch files, submits nothing."""
-    order, scheduler = order_of(plan), Scheduler()
+    order, scheduler = order_of(plan, plan.missing()), Scheduler()
     arrays = order.arrays(look(plan.store, scheduler), scheduler=scheduler)
     console.print(_table(arrays, order))
     for line in costs(plan, order, arrays):

@@ -8,24 +8,32 @@ and how submissions ended.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from tokensweep.cluster.jobstate import JobState
 from tokensweep.cluster.scheduler import Scheduler, SlurmError
-from tokensweep.cluster.submission import Submission, record_end, record_job, submissions
+from tokensweep.cluster.submission import (
+    Submission,
+    if_nobody_submits,
+    record_end,
+    record_job,
+    submissions,
+)
 from tokensweep.ledger import RunRecord, Status
 from tokensweep.worker import Failure
 
 NOT_SUBMITTED = "NOT_SUBMITTED"  # the shell died, or sbatch refused
 _CANCELLED = "CANCELLED"
 _LOST = "LOST"
-_LAG_S = 120.0  # SLURM may not know a job that was submitted so recently
 _LOST_S = 600.0  # after that, a job that SLURM does not know is gone
+_NEVER = "DependencyNeverSatisfied"  # SLURM cancels such a job within a minute or so
+_ON_A_NODE = ("RUNNING", "COMPLETING", "CONFIGURING")
 
 
 class State(StrEnum):
@@ -38,6 +46,7 @@ class State(StrEnum):
     failed = "failed"
     cancelled = "cancelled"
     interrupted = "interrupted"
+    unreadable = "unreadable"  # its folder is damaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,24 +56,27 @@ class Seat:
     submission: Submission
     index: int
     job: JobState | None
-    silent: bool = False  # SLURM was asked and did not answer
+    silent: bool = False  # SLURM did not answer, which says nothing about the job
 
     @property
     def state(self) -> str:
-        """SLURM's word for the task, or ours where it has none."""
+        """SLURM's word for the task, or ours where it has none; empty when it is not known."""
         if self.job is not None:
             return self.job.state
         if self.submission.ended is not None:
             return self.submission.ended.get(str(self.index), NOT_SUBMITTED)
         if self.index in self.submission.cancelled:
             return _CANCELLED
-        is_old = time.time() - self.submission.created > _LOST_S
+        # A clock that is wrong by more than this makes a job that SLURM does not know old, never young.
+        is_old = abs(time.time() - self.submission.created) > _LOST_S
         return _LOST if is_old and not self.silent else ""
 
     @property
     def alive(self) -> bool:
         """Whether the task runs or will run, as far as is known."""
-        return self.job.alive if self.job is not None else not self.state
+        if self.job is not None:
+            return self.job.alive and self.job.reason != _NEVER
+        return not self.state
 
     @property
     def restarts(self) -> int:
@@ -83,7 +95,8 @@ class Queue:
     """All places that runs have or had, newest last. ``silence`` says why SLURM did not answer."""
 
     seats: Mapping[tuple[str, str], Sequence[Seat]] = field(default_factory=dict)
-    reports: Sequence[Submission] = ()  # that have not ended
+    reports: Sequence[Submission] = ()  # that are still to come
+    last: int = 0  # order of the newest submission
     silence: str = ""
 
     def of(self, stage: str, run_id: str) -> Sequence[Seat]:
@@ -96,28 +109,36 @@ class Queue:
 
 
 def look(store: Path, scheduler: Scheduler, *, alone: bool = False) -> Queue:
-    """Ask SLURM once about all submissions of a store that have not ended.
+    """Ask SLURM once about all submissions of a store that have not ended, if there are any.
 
-    ``alone`` says that nobody else is submitting, so one that has no job was given up.
+    ``alone`` says that the caller holds the right to submit, so a submission without a job was given up.
     """
-    known = sorted(submissions(store), key=lambda submission: submission.created)
+    known = sorted(submissions(store), key=lambda submission: submission.order)
+    if not alone and any(one.ended is None and one.job_id is None for one in known):
+        with if_nobody_submits(store) as nobody:  # and read again: it may just have got its job
+            if nobody:
+                return look(store, scheduler, alone=True)
     waiting = [submission for submission in known if submission.ended is None]
     if not waiting:
         return _queue(known, {})
+    if not os.access(store / "sweeps", os.W_OK):
+        return _queue(known, {}, silence="this store is somebody else's, and SLURM tells only them")
     try:
         jobs = scheduler.jobs([submission.job_name for submission in waiting])
     except SlurmError as error:
         return _queue(known, {}, silence=str(error))
-    of_name = {one.job_name: _of_tasks(one, jobs) for one in waiting}
+    by_name: dict[str, list[JobState]] = defaultdict(list)
+    for job in jobs.values():
+        by_name[job.name].append(job)
+    of_name = {one.job_name: _of_tasks(one, by_name[one.job_name]) for one in waiting}
     settled = [
         _settle(one, of_name[one.job_name], alone=alone) if one.ended is None else one for one in known
     ]
     return _queue(settled, of_name)
 
 
-def _of_tasks(submission: Submission, jobs: Mapping[str, JobState]) -> dict[int, JobState]:
+def _of_tasks(submission: Submission, own: Sequence[JobState]) -> dict[int, JobState]:
     """What SLURM says of each task. Tasks that it ended together before they began share one answer."""
-    own = [job for job in jobs.values() if job.name == submission.job_name]
     if len(submission.tasks) == 1:
         return dict.fromkeys((0,), own[0]) if own else {}
     whole = [job for job in own if job.task is None and not job.alive]
@@ -127,11 +148,10 @@ def _of_tasks(submission: Submission, jobs: Mapping[str, JobState]) -> dict[int,
 
 def _settle(submission: Submission, jobs: Mapping[int, JobState], *, alone: bool) -> Submission:
     """Write down what is certain of a submission: its job's number, and how it ended."""
-    age = time.time() - submission.created
     if submission.job_id is None and jobs:
         key = next(iter(jobs.values())).key
         submission = record_job(submission, key.partition("_")[0])
-    if submission.job_id is None and (alone or age > _LAG_S):
+    if submission.job_id is None and alone:
         return record_end(submission, dict.fromkeys(map(str, range(len(submission.tasks))), NOT_SUBMITTED))
     states = dict.fromkeys(submission.cancelled, _CANCELLED)
     states |= {index: job.state for index, job in jobs.items()}
@@ -142,18 +162,24 @@ def _settle(submission: Submission, jobs: Mapping[int, JobState], *, alone: bool
 
 
 def _queue(
-    known: Iterable[Submission], of_name: Mapping[str, Mapping[int, JobState]], *, silence: str = ""
+    known: Sequence[Submission], of_name: Mapping[str, Mapping[int, JobState]], *, silence: str = ""
 ) -> Queue:
     seats: dict[tuple[str, str], list[Seat]] = defaultdict(list)
-    known = list(known)
+    reports: list[Submission] = []
     for submission in known:
         jobs = of_name.get(submission.job_name, {})
         for index, runs in enumerate(submission.tasks):
+            seat = Seat(submission=submission, index=index, job=jobs.get(index), silent=bool(silence))
             for run_id in runs:
-                seat = Seat(submission=submission, index=index, job=jobs.get(index), silent=bool(silence))
                 seats[submission.stage, run_id].append(seat)
-    reports = [one for one in known if one.stage == "report" and one.ended is None]
-    return Queue(seats=seats, reports=reports, silence=silence)
+            if submission.stage == "report" and seat.alive:
+                reports.append(submission)
+    return Queue(
+        seats=seats,
+        reports=reports,
+        last=max((one.order for one in known), default=0),
+        silence=silence,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,29 +209,41 @@ _ENDS = {  # what SLURM says of a job whose worker said nothing
     "FAILED": (State.failed, Failure.other, "the job failed: see its log"),
     "COMPLETED": (State.failed, Failure.unfinished, "the job completed without finishing the run"),
     "PREEMPTED": (State.interrupted, "", "preempted, and not put back into the queue"),
-    _LOST: (State.failed, Failure.node, "SLURM forgot the job: cancelled before it began?"),
+    "LAUNCH_FAILED": (State.failed, Failure.submission, "SLURM could not start the job"),
+    "REVOKED": (State.cancelled, "", "another cluster took the job"),
+    _LOST: (State.failed, Failure.lost, "SLURM knows nothing of the job: cancelled before it began?"),
 }
+_NEVER_BEGAN = (
+    State.failed,
+    Failure.submission,
+    "the job ended before a worker had begun: tokensweep logs RUN --job",
+)
 
 
 def run_state(run_id: str, record: RunRecord, queue: Queue, *, complete: bool) -> RunState:
     """The state of a run. What is finished is finished; a job that is alive counts before an old failure."""
     stage = "train" if record.trained_step is None else "evaluate"
-    seats = queue.of(stage, run_id)
+    seats = [seat for seat in queue.of(stage, run_id) if seat.alive or seat.state != NOT_SUBMITTED]
     seat = queue.alive(stage, run_id) or (seats[-1] if seats else None)
     restarts = sum(place.restarts for stage in ("train", "evaluate") for place in queue.of(stage, run_id))
     known = _seen(record, seat, restarts=restarts)
+    began = seat is None or record.attempts > seat.submission.attempts.get(run_id, 0)
+    failed = record.status == Status.failed and began  # and not only before this submission
     if complete:
         return replace(known, state=State.finished, node="")
     if record.status == Status.running:
         return replace(known, state=State.running, stage=stage)
-    if seat is not None and seat.alive:
+    if seat is not None and seat.alive and not (failed and _is_left(seat)):
         return _alive(replace(known, stage=stage), seat)
+    asks_for_more = record.status == Status.finished and began
+    if seat is not None and not failed and not asks_for_more and seat.state in _ENDS:
+        no_worker = not began or record.status in {Status.planned, Status.trained}
+        without_reason = seat.state in {"FAILED", "COMPLETED"}
+        state, error_class, reason = _NEVER_BEGAN if no_worker and without_reason else _ENDS[seat.state]
+        return replace(known, state=state, reason=reason, error_class=error_class)
     if record.status == Status.failed:
         reason, error_class = record.error or "", record.error_class or ""
         return replace(known, state=State.failed, reason=reason, error_class=error_class)
-    if seat is not None and seat.state in _ENDS:
-        state, error_class, reason = _ENDS[seat.state]
-        return replace(known, state=state, reason=reason, error_class=error_class)
     waits = record.status in {Status.planned, Status.trained, Status.finished}  # for more samples
     return replace(known, state=State.planned if waits else State.interrupted)
 
@@ -221,15 +259,22 @@ def _seen(record: RunRecord, seat: Seat | None, *, restarts: int) -> RunState:
     )
 
 
+def _is_left(seat: Seat) -> bool:
+    """Whether a task that is alive has nothing more to do with a run that failed in it."""
+    if seat.silent or seat.job is None:
+        return True
+    is_packed = len(seat.submission.tasks[seat.index]) > 1
+    return seat.job.state == "COMPLETING" or (seat.job.state == "RUNNING" and is_packed)
+
+
 def _alive(known: RunState, seat: Seat) -> RunState:
     """A run whose task runs or waits, although no worker is on it at this moment."""
     job = seat.job
-    if job is not None and job.state == "RUNNING":
-        if len(seat.submission.tasks[seat.index]) > 1:
-            return replace(known, state=State.queued, reason="behind other runs of its job")
-        return replace(known, state=State.running, reason="starting")
-    if job is not None and job.state == "COMPLETING":
-        return replace(known, state=State.running, reason="ending")
-    unknown = "SLURM does not answer" if seat.silent else "SLURM does not know the job yet"
-    reason = job.reason if job is not None else unknown
-    return replace(known, state=State.queued, reason=reason)
+    if job is None:
+        reason = "SLURM does not answer" if seat.silent else "SLURM does not know the job yet"
+        return replace(known, state=State.queued, reason=reason)
+    if job.state not in _ON_A_NODE:
+        return replace(known, state=State.queued, reason=job.reason or job.state.lower())
+    if len(seat.submission.tasks[seat.index]) > 1:
+        return replace(known, state=State.queued, reason="behind other runs of its job")
+    return replace(known, state=State.running, reason="starting" if job.state != "COMPLETING" else "ending")

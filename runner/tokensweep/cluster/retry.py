@@ -65,9 +65,11 @@ def _need(store: Path, run_id: str, earlier: Sequence[Submission], site: Site) -
         if one.task_of(run_id) is not None:
             requests[one.stage] = Request(**read_json(one.folder / "submission.json")["request"])
     evaluate = requests.get("evaluate", site_request(site, "evaluate"))
+    record = read_run(run_dir)
     return Need(
         run_id=run_id,
-        trained=read_run(run_dir).trained_step is not None,
+        trained=record.trained_step is not None,
+        attempts=record.attempts,
         train=requests.get("train", site_request(site, "train")),
         evaluate=evaluate if evals else None,
         threads=compute["threads"],

@@ -5,15 +5,20 @@ under which job name SLURM knows it), ``job.json`` once sbatch has answered with
 when a person took tasks out of the queue, and ``ended.json`` once SLURM has said how every task ended. A
 shell that dies between two of these loses nothing: the job name is unique, so a job that was submitted
 without a ``job.json`` is found by it.
+
+Two locks in ``<store>/sweeps`` tell who is at work: ``.submitting`` of the one process that submits, and
+``.sbatch`` of its sbatch, which may outlive it by seconds.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +38,7 @@ class Submission:
     sweep: str
     stage: str
     tasks: tuple[tuple[str, ...], ...]  # run ids, worked on one after the other; empty for a report
+    order: int  # of all submissions of a store; times are of different clocks
     created: float  # seconds since the epoch
     snapshot: str | None  # folder of the code that runs
     site: str  # as it was given
@@ -40,11 +46,7 @@ class Submission:
     cancelled: frozenset[int] = frozenset()  # tasks that a person cancelled
     ended: Mapping[str, str] | None = None  # state of every task, once all have ended
     restarts: Mapping[str, int] = field(default_factory=dict)  # how often each was, once all have ended
-
-    @property
-    def key(self) -> str:
-        """``<sweep>/<number>``."""
-        return f"{self.sweep}/{self.folder.name}"
+    attempts: Mapping[str, int] = field(default_factory=dict)  # that each run had before
 
     def task_of(self, run_id: str) -> int | None:
         """The task that works on a run."""
@@ -62,12 +64,16 @@ def new_submission(
     *,
     sweep: str,
     stage: str,
+    order: int,
     tasks: Sequence[Sequence[str]],
     snapshot: str | None,
     site: str,
     more: Mapping[str, Any],
 ) -> Submission:
-    """Record what will be submitted; ``more`` is what a task needs to know besides."""
+    """Record what will be submitted; ``more`` is what a task needs to know besides.
+
+    ``order`` is larger than that of every submission of the store.
+    """
     root = store / "sweeps" / sweep / "submissions"
     root.mkdir(parents=True, exist_ok=True)
     folder = _claim(root)
@@ -75,6 +81,7 @@ def new_submission(
         "job_name": f"ts-{sweep}-{stage}-{folder.name}-{secrets.token_hex(3)}",
         "sweep": sweep,
         "stage": stage,
+        "order": order,
         "tasks": [list(runs) for runs in tasks],
         "created": time.time(),
         "snapshot": snapshot,
@@ -131,6 +138,7 @@ def read_submission(folder: Path) -> Submission:
         sweep=wanted["sweep"],
         stage=wanted["stage"],
         tasks=tuple(tuple(runs) for runs in wanted["tasks"]),
+        order=wanted["order"],
         created=wanted["created"],
         snapshot=wanted["snapshot"],
         site=wanted["site"],
@@ -138,6 +146,7 @@ def read_submission(folder: Path) -> Submission:
         cancelled=frozenset(cancelled),
         ended=ended.get("states"),
         restarts=ended.get("restarts", {}),
+        attempts={run_id: own["attempts"] for run_id, own in wanted.get("runs", {}).items()},
     )
 
 
@@ -148,3 +157,36 @@ def submissions(store: Path, *, sweep: str | None = None) -> Iterator[Submission
     """
     for path in sorted((store / "sweeps").glob(f"{sweep or '*'}/submissions/*/{_WANTED}")):
         yield read_submission(path.parent)
+
+
+@contextmanager
+def submitting(store: Path) -> Iterator[None]:
+    """Only one process submits from a store at a time; others wait, also for an sbatch that outlived its."""
+    (store / "sweeps").mkdir(parents=True, exist_ok=True)
+    with ExitStack() as locks:
+        _lock(store, locks, wait=True)
+        yield
+
+
+@contextmanager
+def if_nobody_submits(store: Path) -> Iterator[bool]:
+    """Whether nobody submits from a store; then nobody does while the block lasts."""
+    with ExitStack() as locks:
+        try:
+            _lock(store, locks, wait=False)
+        except (BlockingIOError, PermissionError):  # or somebody else's store: not for us to say
+            yield False
+        else:
+            yield True
+
+
+def sbatch_lock(store: Path) -> Path:
+    """What an sbatch of a store holds while it works."""
+    return store / "sweeps" / ".sbatch"
+
+
+def _lock(store: Path, locks: ExitStack, *, wait: bool) -> None:
+    mode = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+    for path in (store / "sweeps" / ".submitting", sbatch_lock(store)):
+        fcntl.flock(file := locks.enter_context(path.open("a")), mode)
+    fcntl.flock(file, fcntl.LOCK_UN)  # was waited for, and is needed by our own sbatch

@@ -6,9 +6,7 @@ the rest. Submitting again while jobs live attaches to them; two calls at once t
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,18 @@ from typing import Any
 import submitit
 
 from tokensweep.cluster.arrange import Array, Need, arrange
-from tokensweep.cluster.reconcile import NOT_SUBMITTED, Queue, look
+from tokensweep.cluster.reconcile import Queue, look
 from tokensweep.cluster.sbatch import batch_text, executor, job_options, setup_lines, submit
 from tokensweep.cluster.scheduler import Scheduler, SlurmError
 from tokensweep.cluster.site import Site
 from tokensweep.cluster.snapshot import Snapshot
-from tokensweep.cluster.submission import Submission, new_submission, record_end, record_job
+from tokensweep.cluster.submission import (
+    Submission,
+    new_submission,
+    record_job,
+    sbatch_lock,
+    submitting,
+)
 from tokensweep.cluster.task import Task
 from tokensweep.paths import TRACKING_VARIABLE
 
@@ -44,6 +48,7 @@ class Order:
         limits = scheduler.limits(account=site.account, qos=site.qos, partition=site.partition)
         return arrange(
             self.needs,
+            sweep=self.sweep,
             queue=queue,
             site=site,
             room=limits.room,
@@ -62,15 +67,6 @@ class Order:
         return executor(folder, options, setup=setup, python=self.site.python)
 
 
-@contextmanager
-def submitting(store: Path) -> Iterator[None]:
-    """Only one process submits from a store at a time; others wait."""
-    (store / "sweeps").mkdir(parents=True, exist_ok=True)
-    with (store / "sweeps" / ".submitting").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def submit_missing(order: Order, snapshot: Snapshot, scheduler: Scheduler) -> list[Submission]:
     """Submit every array that is missing; gives back what was submitted, in order.
 
@@ -83,16 +79,19 @@ def submit_missing(order: Order, snapshot: Snapshot, scheduler: Scheduler) -> li
             raise SlurmError(queue.silence)
         made: list[Submission] = []
         for array in order.arrays(queue, scheduler=scheduler):
-            made.append(_submit(order, array, made, snapshot=snapshot))
+            made.append(_submit(order, array, queue, made, snapshot=snapshot))
     return made
 
 
-def _submit(order: Order, array: Array, before: Sequence[Submission], *, snapshot: Snapshot) -> Submission:
+def _submit(
+    order: Order, array: Array, queue: Queue, before: Sequence[Submission], *, snapshot: Snapshot
+) -> Submission:
     job_ids = [one.job_id or "" for one in before]
     submission = new_submission(
         order.store,
         sweep=order.sweep,
         stage=array.stage,
+        order=queue.last + len(before) + 1,
         tasks=array.tasks,
         snapshot=str(snapshot.folder),
         site=order.site_name,
@@ -106,11 +105,15 @@ def _submit(order: Order, array: Array, before: Sequence[Submission], *, snapsho
         snapshot=snapshot,
     )
     secret = {TRACKING_VARIABLE: order.tracking_uri} if array.stage == "report" else {}
-    try:
-        job_id = submit(made, Task(submission.folder), tasks=len(array.tasks), environment=secret)
-    except ValueError:
-        record_end(submission, dict.fromkeys(map(str, range(len(array.tasks))), NOT_SUBMITTED))
-        raise
+    # An error does not say that there is no job: a controller that is late may still take it. The next call
+    # asks for it by name.
+    job_id = submit(
+        made,
+        Task(submission.folder),
+        tasks=len(array.tasks),
+        environment=secret,
+        lock=sbatch_lock(order.store),
+    )
     return record_job(submission, job_id)
 
 
@@ -123,7 +126,9 @@ def _for_the_task(order: Order, array: Array) -> Mapping[str, Any]:
         "signal_s": order.site.signal_s,
         "restarts": order.site.restarts,
         "runs": {
-            n.run_id: {"threads": n.threads, "hang_s": n.hang_s} for n in order.needs if n.run_id in runs
+            n.run_id: {"threads": n.threads, "hang_s": n.hang_s, "attempts": n.attempts}
+            for n in order.needs
+            if n.run_id in runs
         },
     }
 
