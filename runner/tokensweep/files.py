@@ -114,14 +114,28 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def last_line(path: Path) -> dict[str, Any] | None:
     """The newest complete line, without reading the whole file; None when there is none."""
+    return next(iter(last_lines(path, 1)), None)
+
+
+def last_lines(path: Path, number: int) -> list[dict[str, Any]]:
+    """Up to ``number`` newest complete lines, oldest first, without reading the whole file.
+
+    Fewer, where they are longer than 64 kB together. Raises ValueError naming the file for damage in them.
+    """
+    lines = read_tail(path).split(b"\n")[:-1]
+    return [_parse(line, path, -1) for line in lines[-number:]]
+
+
+def read_tail(path: Path) -> bytes:
+    """The last 64 kB of a file, from the beginning of a line on; nothing when it is missing."""
     try:
         with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
-            lines = file.read().split(b"\n")[:-1]
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            tail = file.read()
     except FileNotFoundError:
-        return None
-    return _parse(lines[-1], path, -1) if lines else None
+        return b""
+    return tail if size <= _TAIL_BYTES else tail[tail.find(b"\n") + 1 :]
 
 
 def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from tokensweep.cluster.launch import follow, show_submissions
-from tokensweep.cluster.reconcile import Queue, State, look
+from tokensweep.cluster.reconcile import Queue, look
 from tokensweep.cluster.scheduler import Scheduler, SlurmError
-from tokensweep.cluster.status import SweepStatus, screen, sweep_status
+from tokensweep.cluster.screen import run_list, screen, sweep_list
+from tokensweep.cluster.status import OPEN, follow_interval, state_of, sweep_status
 from tokensweep.cluster.submission import read_submission, record_cancel
 from tokensweep.ledger import last_attempt, read_run
 from tokensweep.options import known_run, known_sweep, known_sweeps, with_store
@@ -51,7 +50,7 @@ def status_command(arguments: Sequence[str]) -> None:
         return
     console.print(screen(status))
     if options.runs:
-        console.print(_runs_table(status))
+        console.print(run_list(status))
 
 
 def _all_sweeps(store: Path, scheduler: Scheduler, console: Console, *, as_json: bool) -> None:
@@ -60,28 +59,7 @@ def _all_sweeps(store: Path, scheduler: Scheduler, console: Console, *, as_json:
     if as_json:
         print(json.dumps([status.as_json() for status in found], indent=1))
         return
-    if not found:
-        console.print(f"no sweep in {store}", highlight=False)
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in ("sweep", *State):
-        first = column == "sweep"
-        table.add_column(str(column), justify="left" if first else "right", overflow="fold")
-    for status in found:
-        table.add_row(escape(status.sweep), *(str(status.counts()[state] or "") for state in State))
-    console.print(table)
-
-
-def _runs_table(status: SweepStatus) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", "setting", "arm", "seed", "state", "step", "job", "node", "attempts"):
-        table.add_column(column)
-    for row in status.rows:
-        state = row.state
-        cells = (row.run_id, row.setting, row.arm, str(row.seed), f"{state.state} {state.stage}".strip())
-        more = (f"{row.step}/{row.steps}", state.job, state.node, str(row.attempts))
-        table.add_row(*map(escape, (*cells, *more)))
-    return table
+    console.print(sweep_list(found) if found else f"no sweep in {store}", highlight=False)
 
 
 def logs_command(arguments: Sequence[str]) -> None:
@@ -97,28 +75,59 @@ def logs_command(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--job", action="store_true", help="what the job of the cluster said instead")
     options, store, _ = with_store(parser, arguments)
+    if options.lines < 0:
+        parser.error(f"--lines must be at least 0, got {options.lines}")
     run_dir = known_run(store, options.run)
-    folder = last_attempt(run_dir)
-    path = folder / "log.txt" if folder and not options.job else None
-    if path is None or not path.is_file():
-        path = _job_log(store, run_dir.name)
-    if path is None:
+    path = _log(store, run_dir, job=options.job)
+    if path is None and not options.follow:
         raise ValueError(f"{run_dir.name} has no log yet: no worker has started on it")
-    print(f"==> {path}")
-    text = path.read_text(errors="replace")
-    print("\n".join(text.splitlines()[-options.lines :]))
-    while options.follow and read_run(run_dir).status == "running":
-        time.sleep(_LOG_POLL_S)
-        longer = path.read_text(errors="replace")
-        print(longer[len(text) :], end="", flush=True)
-        text = longer
+    at = _print_log(path, lines=options.lines) if path else 0
+    if options.follow:
+        _follow_log(store, run_dir, path, at, job=options.job)
+
+
+def _print_log(path: Path, *, lines: int) -> int:
+    """Print the last lines of a log; gives back how far it was read, in bytes."""
+    content = path.read_bytes()
+    every = content.decode(errors="replace").splitlines(keepends=True)
+    print(f"==> {path}\n" + "".join(every[max(0, len(every) - lines) :]), end="", flush=True)
+    return len(content)
+
+
+def _log(store: Path, run_dir: Path, *, job: bool) -> Path | None:
+    """The log of a run's newest attempt; of its newest job where there is none, or when asked for."""
+    folder = last_attempt(run_dir)
+    path = folder / "log.txt" if folder and not job else None
+    return path if path is not None and path.is_file() else _job_log(store, run_dir.name)
+
+
+def _follow_log(store: Path, run_dir: Path, path: Path | None, at: int, *, job: bool) -> None:
+    """Print a run's log from byte ``at`` on, and the logs of attempts to come, until nobody works on it."""
+    started = time.monotonic()
+    while True:
+        works = read_run(run_dir).status == "running"
+        goes_on = works or state_of(run_dir, look(store, Scheduler()))[1].state in OPEN
+        newer = _log(store, run_dir, job=job)
+        for one in dict.fromkeys(filter(None, (path, newer))):
+            if one != path:
+                print(f"==> {one}")
+                path, at = one, 0
+            with one.open("rb") as file:
+                file.seek(at)
+                more = file.read()
+            more = more[: more.rfind(b"\n") + 1] if goes_on else more  # no half characters
+            print(more.decode(errors="replace"), end="", flush=True)
+            at += len(more)
+        if not goes_on:
+            return
+        time.sleep(_LOG_POLL_S if works else follow_interval(started))
 
 
 def _job_log(store: Path, run_id: str) -> Path | None:
     """What the newest job of a run has printed."""
     queue = look(store, Scheduler())
     seats = [seat for stage in ("train", "evaluate") for seat in queue.of(stage, run_id)]
-    for seat in reversed(sorted(seats, key=lambda seat: seat.submission.created)):
+    for seat in reversed(sorted(seats, key=lambda seat: seat.submission.order)):
         path = seat.submission.folder / "submitit" / f"{seat.key}_0_log.out"
         if path.is_file():
             return path
@@ -142,7 +151,10 @@ def cancel_command(arguments: Sequence[str]) -> None:
         seat
         for (_, run_id), places in queue.seats.items()
         for seat in places
-        if seat.alive and seat.submission.sweep == name and (not only or run_id in only)
+        if seat.alive
+        and seat.submission.job_id is not None
+        and seat.submission.sweep == name
+        and (not only or run_id in only)
     ]
     keys = {seat.key for seat in seats}
     if not only:
@@ -157,6 +169,9 @@ def cancel_command(arguments: Sequence[str]) -> None:
         record_cancel(read_submission(folder), indices)
     scheduler.cancel(sorted(keys))
     print(f"{name}: cancelled {len(keys)} jobs; go on with: tokensweep retry {name}")
+    shared = {run_id for seat in seats for run_id in seat.submission.tasks[seat.index]} - only
+    if only and shared:
+        print(f"also cancelled, as they share a job with these: {', '.join(sorted(shared))}")
 
 
 def retry_command(arguments: Sequence[str]) -> None:

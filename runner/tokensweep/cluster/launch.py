@@ -15,9 +15,10 @@ from rich.table import Table
 from tokensweep.cluster.arrange import Array, need
 from tokensweep.cluster.reconcile import look
 from tokensweep.cluster.scheduler import Scheduler
+from tokensweep.cluster.screen import screen
 from tokensweep.cluster.site import load_site
 from tokensweep.cluster.snapshot import take_snapshot
-from tokensweep.cluster.status import follow_interval, screen, span, sweep_status
+from tokensweep.cluster.status import follow_interval, span, sweep_status
 from tokensweep.cluster.submission import Submission
 from tokensweep.cluster.submit import Order, submit_missing, write_batch_files
 from tokensweep.ledger import read_run
