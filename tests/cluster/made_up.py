@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.fake_slurm import FakeSlurm
+
 from tokensweep.cluster.reconcile import RunState, look
 from tokensweep.cluster.scheduler import Scheduler
 from tokensweep.cluster.site import Request
@@ -77,6 +79,13 @@ class Store:
         if age_s:
             self.change(submission, created=submission.created - age_s)
         return record_job(submission, job) if job is not None else submission
+
+    def queued(self, slurm: FakeSlurm, stage: str, *tasks: str, **more: Any) -> str:
+        """A submission that SLURM knows; gives back the number of its job."""
+        made = self.submitted(stage, *tasks, job=None, **more)
+        number = slurm.add(made.job_name, max(1, len(tasks)))
+        record_job(made, number)
+        return number
 
     def change(self, submission: Submission, **changes: Any) -> None:
         """Write other values into ``submission.json``."""

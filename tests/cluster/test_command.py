@@ -23,21 +23,13 @@ from tokensweep.ledger import Attempt
 Out = pytest.CaptureFixture[str]
 
 
-def submitted(store: Store, slurm: FakeSlurm, stage: str, *tasks: str) -> str:
-    """A submission as sbatch leaves it; gives back the number of its job."""
-    made = store.submitted(stage, *tasks, job=None)
-    job = slurm.add(made.job_name, max(1, len(tasks)))
-    (made.folder / "job.json").write_text(f'{{"job_id": "{job}"}}')
-    return job
-
-
 def chain(store: Store, slurm: FakeSlurm, *run_ids: str) -> tuple[str, str, str]:
     """A whole sweep in the queue; the numbers of its jobs."""
     for run_id in run_ids:
         store.run(run_id)
     store.sweep(*run_ids)
-    train, evaluate = (submitted(store, slurm, stage, *run_ids) for stage in ("train", "evaluate"))
-    return train, evaluate, submitted(store, slurm, "report")
+    train, evaluate = (store.queued(slurm, stage, *run_ids) for stage in ("train", "evaluate"))
+    return train, evaluate, store.queued(slurm, "report")
 
 
 def test_logs_prints_the_last_lines_of_the_newest_attempt(store: Store, capsys: Out) -> None:
@@ -169,7 +161,7 @@ def test_cancel_says_who_else_shares_the_job(store: Store, slurm: FakeSlurm, cap
     for name in ("r0", "r1", "r2"):
         store.run(name)
     store.sweep("r0", "r1", "r2")
-    submitted(store, slurm, "train", "r0+r1+r2")
+    store.queued(slurm, "train", "r0+r1+r2")
     cancel_command(["s", "r1", f"store={store.path}"])
     assert "also cancelled, as they share a job with these: r0, r2" in capsys.readouterr().out
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,9 +14,8 @@ from tokensweep.cluster import reconcile
 from tokensweep.cluster.jobstate import ENDED
 from tokensweep.cluster.reconcile import RunState, State, look
 from tokensweep.cluster.scheduler import Scheduler
-from tokensweep.cluster.status import sweep_status
 from tokensweep.cluster.submission import record_cancel, submissions
-from tokensweep.ledger import Attempt, read_run
+from tokensweep.ledger import Attempt
 
 _DONE = ["train", "evaluate", "finished"]
 _TRAINED = ["train", "left"]
@@ -26,14 +23,6 @@ _TRAINED = ["train", "left"]
 
 def brief(state: RunState) -> tuple[str, str, str]:
     return state.state.value, state.error_class, state.stage
-
-
-def submit(store: Store, slurm: FakeSlurm, stage: str, *tasks: str, **more: object) -> str:
-    """A submission that SLURM knows; gives back the number of its job."""
-    made = store.submitted(stage, *tasks, job=None, **more)  # type: ignore[arg-type]
-    number = slurm.add(made.job_name, len(tasks))
-    (made.folder / "job.json").write_text(json.dumps({"job_id": number}))
-    return number
 
 
 # What the ledger says (attempts), what SLURM says of the job, and what is true of the run.
@@ -76,7 +65,7 @@ _TABLE: list[tuple[Sequence[Sequence[str]], str, tuple[str, str, str]]] = [
 def test_a_run_in_training_has_the_state_that_ledger_and_slurm_say(
     store: Store, slurm: FakeSlurm, attempts: list[list[str]], word: str, expected: tuple[str, str, str]
 ) -> None:
-    slurm.tell(submit(store, slurm, "train", "r"), state=word)
+    slurm.tell(store.queued(slurm, "train", "r"), state=word)
     store.run("r", *attempts)
     assert brief(store.state("r")) == expected
 
@@ -98,8 +87,8 @@ def test_a_run_in_training_has_the_state_that_ledger_and_slurm_say(
 def test_a_run_in_evaluation_has_the_state_that_ledger_and_slurm_say(
     store: Store, slurm: FakeSlurm, attempts: list[list[str]], word: str, expected: tuple[str, str, str]
 ) -> None:
-    slurm.tell(submit(store, slurm, "train", "r"), state="COMPLETED")
-    slurm.tell(submit(store, slurm, "evaluate", "r"), state=word)
+    slurm.tell(store.queued(slurm, "train", "r"), state="COMPLETED")
+    slurm.tell(store.queued(slurm, "evaluate", "r"), state=word)
     store.run("r", *attempts)
     assert brief(store.state("r")) == expected
 
@@ -109,7 +98,7 @@ def test_every_end_that_slurm_knows_gives_a_state() -> None:
 
 
 def test_a_living_worker_is_running_whatever_slurm_says(store: Store, slurm: FakeSlurm) -> None:
-    slurm.tell(submit(store, slurm, "train", "r"), state="NODE_FAIL")
+    slurm.tell(store.queued(slurm, "train", "r"), state="NODE_FAIL")
     with Attempt.open(store.run("r")):
         assert brief(store.state("r")) == ("running", "", "train")
 
@@ -122,7 +111,7 @@ def test_a_retry_counts_before_the_failure_that_it_is_for(
     store: Store, slurm: FakeSlurm, word: str, expected: str
 ) -> None:
     store.run("r", ["failed"])
-    slurm.tell(submit(store, slurm, "train", "r", attempts={"r": 1}), state=word)
+    slurm.tell(store.queued(slurm, "train", "r", attempts={"r": 1}), state=word)
     state = store.state("r")
     assert state.state == expected
     if word == "FAILED":
@@ -131,27 +120,27 @@ def test_a_retry_counts_before_the_failure_that_it_is_for(
 
 def test_a_run_that_failed_again_has_the_new_reason(store: Store, slurm: FakeSlurm) -> None:
     store.run("r", ["failed"], ["failed"])
-    slurm.tell(submit(store, slurm, "train", "r", attempts={"r": 1}), state="FAILED")
+    slurm.tell(store.queued(slurm, "train", "r", attempts={"r": 1}), state="FAILED")
     assert brief(store.state("r")) == ("failed", "nan", "")
 
 
 def test_a_second_job_that_lives_counts_before_a_first_that_ended(store: Store, slurm: FakeSlurm) -> None:
     store.run("r", ["step"])
-    first = submit(store, slurm, "train", "r")
-    submit(store, slurm, "train", "r", attempts={"r": 1})
+    first = store.queued(slurm, "train", "r")
+    store.queued(slurm, "train", "r", attempts={"r": 1})
     slurm.tell(first, state="TIMEOUT")
     assert brief(store.state("r")) == ("queued", "", "train")
 
 
 def test_more_samples_leave_a_run_planned_and_not_failed(store: Store, slurm: FakeSlurm) -> None:
-    slurm.tell(submit(store, slurm, "train", "r"), state="COMPLETED")
-    slurm.tell(submit(store, slurm, "evaluate", "r"), state="COMPLETED")
+    slurm.tell(store.queued(slurm, "train", "r"), state="COMPLETED")
+    slurm.tell(store.queued(slurm, "evaluate", "r"), state="COMPLETED")
     store.run("r", _TRAINED, ["evaluate", "finished"], samples=2)  # of the 4 that the plan asks for now
     assert brief(store.state("r")) == ("planned", "", "")
 
 
 def test_a_job_that_can_never_start_counts_as_gone(store: Store, slurm: FakeSlurm) -> None:
-    slurm.tell(submit(store, slurm, "evaluate", "r"), reason="DependencyNeverSatisfied")
+    slurm.tell(store.queued(slurm, "evaluate", "r"), reason="DependencyNeverSatisfied")
     store.run("r", _TRAINED)
     assert look(store.path, Scheduler()).alive("evaluate", "r") is None
     assert store.state("r").state == State.planned
@@ -187,7 +176,7 @@ def test_a_silent_slurm_loses_nothing(store: Store, slurm: FakeSlurm) -> None:
 
 
 def test_a_partly_cancelled_array_has_a_state_per_task(store: Store, slurm: FakeSlurm) -> None:
-    job = submit(store, slurm, "train", "a", "b", "c", "d")
+    job = store.queued(slurm, "train", "a", "b", "c", "d")
     for name in "abcd":
         store.run(name)
     store.run("a", _DONE)
@@ -207,7 +196,7 @@ def test_a_partly_cancelled_array_has_a_state_per_task(store: Store, slurm: Fake
 def test_one_row_for_an_array_that_was_cancelled_before_it_began_is_for_all_tasks(
     store: Store, slurm: FakeSlurm
 ) -> None:
-    job = submit(store, slurm, "train", "a", "b")
+    job = store.queued(slurm, "train", "a", "b")
     for name in "ab":
         store.run(name)
     slurm.tell(job, state="CANCELLED", queue=False, accounting=job)
@@ -219,7 +208,7 @@ def test_one_row_for_an_array_that_was_cancelled_before_it_began_is_for_all_task
 def test_a_task_that_a_person_cancelled_stays_so_when_slurm_has_forgotten_it(
     store: Store, slurm: FakeSlurm
 ) -> None:
-    job = submit(store, slurm, "train", "a", "b")
+    job = store.queued(slurm, "train", "a", "b")
     for name in "ab":
         store.run(name)
     (made,) = submissions(store.path)
@@ -230,7 +219,7 @@ def test_a_task_that_a_person_cancelled_stays_so_when_slurm_has_forgotten_it(
 
 
 def test_runs_that_share_a_task_wait_for_each_other(store: Store, slurm: FakeSlurm) -> None:
-    job = submit(store, slurm, "train", "a+b+c+d")
+    job = store.queued(slurm, "train", "a+b+c+d")
     store.run("a", _TRAINED)
     store.run("b", ["failed"])
     store.run("d")
@@ -256,13 +245,13 @@ def test_runs_that_share_a_task_wait_for_each_other(store: Store, slurm: FakeSlu
 def test_restarts_of_the_job_and_stops_of_its_workers_are_counted_once(
     store: Store, slurm: FakeSlurm
 ) -> None:
-    slurm.tell(submit(store, slurm, "train", "r"), restarts=3)
+    slurm.tell(store.queued(slurm, "train", "r"), restarts=3)
     store.run("r", ["step", "preempted"], ["step", "preempted"])
     assert store.state("r").preempted == 3
 
 
 def test_restarts_are_remembered_when_slurm_has_forgotten_the_job(store: Store, slurm: FakeSlurm) -> None:
-    job = submit(store, slurm, "train", "r")
+    job = store.queued(slurm, "train", "r")
     store.run("r", ["failed"])
     slurm.tell(job, restarts=2, state="FAILED")
     assert store.state("r").preempted == 2
@@ -273,7 +262,7 @@ def test_restarts_are_remembered_when_slurm_has_forgotten_the_job(store: Store, 
 def test_an_end_is_written_only_when_all_is_certain_and_slurm_is_not_asked_again(
     store: Store, slurm: FakeSlurm
 ) -> None:
-    job = submit(store, slurm, "train", "a", "b", "c")
+    job = store.queued(slurm, "train", "a", "b", "c")
     for name in "abc":
         store.run(name)
 
@@ -327,14 +316,14 @@ def test_a_submission_that_is_under_way_is_not_marked_however_old_it_seems(
 
 
 def test_a_submission_without_a_job_hides_no_earlier_end(store: Store, slurm: FakeSlurm) -> None:
-    slurm.tell(submit(store, slurm, "train", "r"), state="TIMEOUT")
+    slurm.tell(store.queued(slurm, "train", "r"), state="TIMEOUT")
     store.run("r", ["step"])
     store.submitted("train", "r", job=None, attempts={"r": 1})
     assert brief(store.state("r")) == ("failed", "timeout", "")
 
 
 def test_folders_that_a_dead_shell_left_half_written_are_survived(store: Store, slurm: FakeSlurm) -> None:
-    submit(store, slurm, "train", "r")
+    store.queued(slurm, "train", "r")
     store.run("r")
     root = store.path / "sweeps" / "s" / "submissions"
     (root / "0001").mkdir()
@@ -348,78 +337,8 @@ def test_folders_that_a_dead_shell_left_half_written_are_survived(store: Store, 
 def test_a_store_of_somebody_else_shows_its_folders_only(
     store: Store, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit(store, slurm, "train", "r", age_s=86400)
+    store.queued(slurm, "train", "r", age_s=86400)
     store.run("r")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert store.state("r").state == State.queued
     assert slurm.calls() == []
-
-
-@pytest.mark.parametrize("hours", [-1, 1])
-def test_clocks_that_are_an_hour_off_change_no_state_and_no_duration_is_negative(
-    store: Store, slurm: FakeSlurm, hours: int
-) -> None:
-    job = submit(store, slurm, "train", "a", "b", "c", age_s=-3600.0 * hours)
-    slurm.tell(f"{job}_0", state="RUNNING")
-    slurm.tell(f"{job}_1", state="TIMEOUT")
-    store.sweep("a", "b", "c")
-    for name, attempts in {
-        "a": [["step", "preempted"], ["step", *_TRAINED]],
-        "b": [["step"]],
-        "c": [],
-    }.items():
-        shift(store.run(name, *attempts), hours)
-    assert [store.state(name).state.value for name in "abc"] == ["planned", "failed", "queued"]
-    for row in sweep_status(store.path, "s", Scheduler()).rows:
-        assert row.seconds_left is None or row.seconds_left >= 0
-    assert all(read_run(store.path / "runs" / name).seconds >= 0 for name in "abc")
-
-
-def test_attempts_of_different_clocks_have_no_negative_duration(store: Store) -> None:
-    run_dir = store.run("r", ["step"], ["step"])
-    for number, hours in (("000", 2), ("001", -2)):
-        _shift_attempt(run_dir / "attempts" / number, hours)
-    with Attempt.open(run_dir) as attempt:
-        attempt.event("trained", step=2)
-    record = read_run(run_dir)
-    assert 0 <= record.seconds < 60
-    assert record.trained_step == 2
-
-
-def test_a_retry_from_a_machine_whose_clock_is_behind_is_the_newer_submission(
-    store: Store, slurm: FakeSlurm
-) -> None:
-    store.run("r", ["step"])
-    first = submit(store, slurm, "train", "r", age_s=-3600.0)  # an hour in the future
-    second = submit(store, slurm, "train", "r", attempts={"r": 1})
-    slurm.tell(first, state="TIMEOUT", queue=False, accounting=True)
-    slurm.tell(second, state="CANCELLED", queue=False, accounting=True)
-    state = store.state("r")
-    assert (state.state, state.job) == (State.cancelled, second)
-
-
-def test_a_submission_from_the_future_is_not_awaited_for_ever(store: Store, slurm: FakeSlurm) -> None:
-    store.run("r")
-    store.submitted("train", "r", age_s=-3600.0)
-    assert brief(store.state("r")) == ("failed", "lost", "")
-
-
-def shift(run_dir: Path, hours: int) -> None:
-    """Let the ledgers of a run have been written by a clock that is off."""
-    for attempt in sorted((run_dir / "attempts").glob("*")):
-        _shift_attempt(attempt, hours)
-
-
-def _shift_attempt(attempt: Path, hours: int) -> None:
-    for path in sorted(attempt.glob("*.jsonl")):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        lines = [json.dumps({**row, "time": row["time"] + 3600.0 * hours}) for row in rows]
-        path.write_text("".join(f"{line}\n" for line in lines))
-
-
-def test_shifted_ledgers_are_what_they_say(store: Store) -> None:
-    run_dir = store.run("r", ["step"])
-    shift(run_dir, 1)
-    started = read_run(run_dir).started
-    assert started is not None
-    assert started == pytest.approx(time.time() + 3600, abs=60)
