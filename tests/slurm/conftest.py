@@ -62,7 +62,8 @@ def sweeping_elsewhere(second_cluster: Devcluster, monkeypatch: pytest.MonkeyPat
 def _store(cluster: Devcluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweeping]:
     monkeypatch.setenv("SLURM_CONF", str(cluster.folder / "slurm.conf"))
     with tempfile.TemporaryDirectory(prefix="store-") as folder:
-        sweeping = Sweeping(Path(folder), cluster)
+        sweeping = Sweeping(Path(folder) / "store", cluster)
+        sweeping.store.mkdir()
         yield sweeping
         sweeping.leave()
 
@@ -71,6 +72,7 @@ def _store(cluster: Devcluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Swe
 def undisturbed() -> Iterator[dict[int, Path]]:
     """Run folders by seed of tiny runs that this machine trained without a cluster."""
     with tempfile.TemporaryDirectory(prefix="store-") as folder:
-        sweeping = Sweeping(Path(folder))
+        sweeping = Sweeping(Path(folder) / "store")
+        sweeping.store.mkdir()
         sweeping.train("undisturbed", "seed=0,1,2", EVALUATED, "jobs=2")
         yield sweeping.runs("undisturbed")

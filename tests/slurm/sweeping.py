@@ -65,7 +65,7 @@ class Sweeping:
 
     def extension(self) -> Path:
         """A folder for ``TOKENSWEEP_PATH`` with the task that fails when it is told to."""
-        folder = self.store / "extension"
+        folder = self.store.parent / "extension"  # not in the store, which is no code
         if not folder.is_dir():
             (folder / "methods").mkdir(parents=True)
             (folder / "methods" / "faulty.py").write_text(Path(__file__).with_name("faulty.py").read_text())
@@ -74,7 +74,7 @@ class Sweeping:
     def site(self, name: str = "devcluster", **changes: Any) -> str:
         """A YAML file with the site of the development cluster, and with changes."""
         content = yaml.safe_load((_ROOT / "slurm" / "sites" / "devcluster.yaml").read_text())
-        path = self.store / f"{name}.yaml"
+        path = self.store.parent / f"{name}.yaml"
         path.write_text(yaml.safe_dump({**content, **changes}))
         return f"site={path}"
 
@@ -110,7 +110,7 @@ class Sweeping:
         base = dict(text.split("=", 1) for text in _TINY if not text.startswith("data="))
         settings = {"tiny": {"settings": {"faulty": {"data": "test_faulty"}}}}
         content = {"arms": arms, "baseline": next(iter(arms)), "seeds": [0], "scales": settings}
-        path = self.store / f"{name}.yaml"
+        path = self.store.parent / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content))
         more = (f"{key}={value}" for key, value in base.items())
         return self.command(

@@ -28,7 +28,7 @@ _LATER = {"begin": "now+1hour"}  # jobs wait until the test says otherwise
 @pytest.fixture
 def checkout(sweeping: Sweeping) -> Sweeping:
     """Commands run from a copy of the source, which a test may spoil."""
-    copy = sweeping.store / "checkout"
+    copy = sweeping.store.parent / "checkout"
     for name in ("runner", "analysis", "conf", "sweeps", "slurm"):
         shutil.copytree(_ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(_ROOT / "pyproject.toml", copy)
