@@ -48,19 +48,18 @@ def second_cluster(short_folder: Path) -> Iterator[Devcluster]:
 
 
 @pytest.fixture
-def sweeping(devcluster: Devcluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweeping]:
+def sweeping(devcluster: Devcluster) -> Iterator[Sweeping]:
     """An empty store whose sweeps go to the cluster of the session."""
-    yield from _store(devcluster, monkeypatch)
+    yield from _store(devcluster)
 
 
 @pytest.fixture
-def sweeping_elsewhere(second_cluster: Devcluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweeping]:
+def sweeping_elsewhere(second_cluster: Devcluster) -> Iterator[Sweeping]:
     """An empty store whose sweeps go to a cluster that the test breaks."""
-    yield from _store(second_cluster, monkeypatch)
+    yield from _store(second_cluster)
 
 
-def _store(cluster: Devcluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweeping]:
-    monkeypatch.setenv("SLURM_CONF", str(cluster.folder / "slurm.conf"))
+def _store(cluster: Devcluster) -> Iterator[Sweeping]:
     with tempfile.TemporaryDirectory(prefix="store-") as folder:
         sweeping = Sweeping(Path(folder) / "store", cluster)
         sweeping.store.mkdir()

@@ -180,17 +180,20 @@ class Sweeping:
         """The checkpoints that a run has written, in order."""
         return [event for event in read_events(run_dir) if event["kind"] == "checkpoint"]
 
+    def queued(self) -> list[str]:
+        """The jobs and tasks of this store that are in the queue."""
+        assert self.cluster is not None
+        paths = self.store.glob("sweeps/*/submissions/*/submission.json")
+        names = ",".join(json.loads(path.read_text())["job_name"] for path in paths)
+        command = ("squeue", "--array", "--noheader", "--format=%i", f"--name={names}")
+        return self.cluster.run(*command).split() if names else []
+
     def leave(self) -> None:
         """Cancel whatever of this store is in the queue, and wait until it is gone."""
         assert self.cluster is not None
-        cluster = self.cluster
-        paths = self.store.glob("sweeps/*/submissions/*/submission.json")
-        names = ",".join(json.loads(path.read_text())["job_name"] for path in paths)
-        if names:
-            queued = partial(cluster.run, "squeue", "--array", "--noheader", "--format=%i", f"--name={names}")
-            if jobs := queued().split():
-                cluster.run("scancel", "--quiet", *jobs)
-            until(lambda: not queued(), what="an empty queue")
+        if jobs := self.queued():
+            self.cluster.run("scancel", "--quiet", *jobs)
+        until(lambda: not self.queued(), what="an empty queue")
 
 
 def waiting_at_the_gate(run_dir: Path) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.slurm.cluster import Devcluster
 from tests.slurm.sweeping import (
     EVALUATED,
+    STEPS,
     UNEVALUATED,
     Sweeping,
     assert_nothing_twice,
     in_mlflow,
+    is_trained,
     parent_of,
     result,
     started,
@@ -24,6 +29,21 @@ from tests.slurm.sweeping import (
 from tokensweep.ledger import is_alive, read_run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(devcluster: Devcluster) -> Iterator[Sweeping]:
+    """Two sweeps whose jobs have a minute; they meet it while the other tests of this file go on."""
+    with tempfile.TemporaryDirectory(prefix="store-") as folder:
+        sweeping = Sweeping(Path(folder) / "store", devcluster)
+        sweeping.store.mkdir()
+        sweeping.close()
+        # SLURM looks at limits every 30 s, so the warning comes 10 to 40 s before the end of the minute.
+        site = sweeping.site("minute", hours=0.02, signal_s=10)
+        sweeping.train("gets_on", "seed=0", UNEVALUATED, site)
+        sweeping.train("stuck", "seed=1", UNEVALUATED, f"checkpoint.every={STEPS}", site)
+        yield sweeping
+        sweeping.leave()
 
 
 def test_a_killed_worker_task_or_slurmstepd_costs_nothing_durable(
@@ -75,7 +95,7 @@ def test_what_is_cancelled_stays_so_until_it_is_retried(
     until(lambda: sweeping.states("stopped") == expected, what="status tells what scancel did")
     assert not is_alive(runs[0])
     sweeping.command("cancel", "stopped")
-    cluster.idle()
+    until(lambda: not sweeping.queued(), what="an empty queue")
     assert sweeping.states("stopped") == dict.fromkeys(range(3), "cancelled")
     sweeping.command("sync", "stopped")
     assert in_mlflow(sweeping) == {runs[0].name: "KILLED", runs[1].name: "KILLED", runs[2].name: "KILLED"}
@@ -88,6 +108,28 @@ def test_what_is_cancelled_stays_so_until_it_is_retried(
         assert result(run_dir) == result(undisturbed[seed])
         assert_nothing_twice(run_dir)
     assert [read_run(runs[seed]).attempts for seed in range(3)] == [3, 3, 2]  # each with an evaluation
+
+
+def test_a_time_limit_requeues_what_got_on_and_fails_what_did_not(
+    limited: Sweeping, undisturbed: dict[int, Path]
+) -> None:
+    (on,), (stuck,) = limited.runs("gets_on").values(), limited.runs("stuck").values()
+    until(lambda: "time is up; requeued" in limited.job_log("gets_on"), what="a warning")
+    assert limited.ended(limited.jobs("stuck")[0]) == ["FAILED"]
+    (row,) = limited.status("stuck")["runs"]
+    assert (row["state"], row["error_class"], row["attempts"]) == ("failed", "timeout", 1)
+    assert "lower checkpoint.every" in row["reason"]
+    limited.open()
+    limited.command("retry", "stuck", "--wait")
+    assert result(stuck) == result(undisturbed[1])
+    assert_nothing_twice(stuck)
+    until(lambda: is_trained(on), what="the run goes on after its limit")
+    assert result(on) == result(undisturbed[0])
+    assert_nothing_twice(on)
+    *before, last = limited.ended(limited.jobs("gets_on")[0], attempts=2)
+    assert (set(before), last) == ({"REQUEUED"}, "COMPLETED")
+    (row,) = limited.status("gets_on")["runs"]
+    assert (row["state"], row["preempted"]) == ("finished", len(before))
 
 
 def _stepd_of(run_dir: Path) -> int:

@@ -46,7 +46,7 @@ def test_a_sweep_that_is_submitted_twice_and_then_edited_is_trained_once_as_it_w
     assert [shell.returncode for shell in shells] == [0, 0], told
     assert sorted("nothing to submit" in text for text in told) == [False, True]
     (job,) = checkout.jobs("twice")
-    assert len(cluster.run("squeue", "--noheader", "--array").splitlines()) == 4  # runs and a report
+    assert len(checkout.queued()) == 4  # three runs and a report
     for name in ("trainer.py", "update.py"):
         (checkout.code / "runner" / "tokensweep" / "train" / name).write_text("raise ImportError('edited')")
     (checkout.code / "conf" / "train.yaml").write_text("edited")
