@@ -36,7 +36,6 @@ def test_preempted_runs_end_bit_identical_to_undisturbed_ones(
     until(lambda: "SIGUSR2" in sweeping.job_log("warned"), what="a warning")
     sweeping.open(runs[2])
     until(lambda: not any(map(is_alive, runs.values())), what="all workers are gone")
-    assert sweeping.states("abrupt") == {0: "queued", 1: "queued"}
     sweeping.open()
     until(lambda: all(map(is_trained, runs.values())), what="all runs are trained")
     for seed, run_dir in runs.items():
