@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import yaml
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -85,10 +87,13 @@ def main() -> None:
         commands[arguments[0]](arguments)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError) as error:
+    except KeyboardInterrupt:
+        print("\ntokensweep: interrupted; what was computed or submitted stays", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (ValueError, OSError, yaml.YAMLError) as error:
         if os.environ.get("TOKENSWEEP_TRACEBACK"):
             raise
-        _fail(str(error))
+        _fail(" ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else str(error))
 
 
 def _fail(message: str) -> None:
@@ -328,15 +333,19 @@ def _doctor(arguments: Sequence[str]) -> None:
 def _multirun(overrides: Sequence[str]) -> Sweep:
     """The sweep that ``tokensweep train -m`` would make of these overrides."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    from tokensweep.compose import register_components
+    from tokensweep.compose import explain, register_components
     from tokensweep.composer import compose_config, parse
     from tokensweep.orchestrate import multirun
 
     register_components()
-
-    jobs = BasicSweeper.split_arguments(parse(overrides), None)[0]
-    base = compose_config(jobs[0])
+    try:
+        jobs = BasicSweeper.split_arguments(parse(overrides), None)[0]
+        base = compose_config(jobs[0])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error, command="train", overrides=overrides)) from error
     return multirun(jobs, name=base.sweep, scale=base.scale)
 
 

@@ -194,7 +194,7 @@ def test_retry_of_what_is_complete_or_in_the_queue_submits_nothing(
     monkeypatch.setattr("tokensweep.cluster.retry.open_snapshot", lambda folder: folder)
     store.run("r0", ["train", "evaluate", "finished"])
     retry_command(["s", f"store={store.path}"])
-    assert capsys.readouterr().out == "s: nothing to submit\n"
+    assert capsys.readouterr().out == "s: nothing to submit; the table: tokensweep report s\n"
     assert slurm.calls("sbatch") == []
 
 

@@ -42,11 +42,13 @@ def test_a_group_may_read_a_store_and_gets_what_is_made_in_it(tmp_path: Path) ->
     assert (tmp_path / "store" / "runs").stat().st_gid == own
 
 
-def test_a_store_that_exists_keeps_its_mode(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir(mode=0o755)
-    (tmp_path / "store").chmod(0o755)
-    make_store(tmp_path / "store", group="no_such_group")
-    assert mode(tmp_path / "store") == 0o755
+def test_in_a_folder_that_was_there_before_only_the_parts_of_the_store_are_private(tmp_path: Path) -> None:
+    (tmp_path / "store" / "runs").mkdir(parents=True)
+    for folder in (tmp_path / "store", tmp_path / "store" / "runs"):
+        folder.chmod(0o755)
+    make_store(tmp_path / "store")
+    modes = {name: mode(tmp_path / "store" / name) for name in ("", "runs", "sweeps", "snapshots")}
+    assert modes == {"": 0o755, "runs": 0o755, "sweeps": 0o700, "snapshots": 0o700}
 
 
 def test_an_unknown_group_is_refused_before_anything_is_made(tmp_path: Path) -> None:

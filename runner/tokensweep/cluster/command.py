@@ -191,7 +191,7 @@ def retry_command(arguments: Sequence[str]) -> None:
     made = retry(store, name, tracking_uri=uri, scheduler=Scheduler())
     show_submissions(made, console)
     if not made:
-        console.print(f"{name}: nothing to submit", highlight=False)
+        console.print(f"{name}: nothing to submit; the table: tokensweep report {name}", highlight=False)
     if options.wait and not follow(store, name, console):
         raise SystemExit(1)
 

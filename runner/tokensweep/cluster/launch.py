@@ -21,6 +21,7 @@ from tokensweep.cluster.snapshot import take_snapshot
 from tokensweep.cluster.status import follow_interval, span, sweep_status
 from tokensweep.cluster.submission import Submission
 from tokensweep.cluster.submit import Order, submit_missing, write_batch_files
+from tokensweep.doctor import cluster as doctor
 from tokensweep.ledger import read_run
 from tokensweep.plan import Plan, PlannedRun
 from tokensweep.store import make_store
@@ -41,7 +42,7 @@ def launch(plan: Plan, console: Console) -> bool:
         console.print("nothing to submit: the jobs of all missing runs are in the queue")
     if not plan.wait:
         console.print(
-            f"nothing has run yet; this shell may be closed\nwatch:  tokensweep status {name} --follow\n"
+            f"this shell may be closed\nwatch:  tokensweep status {name} --follow\n"
             f"then:   tokensweep report {name}\nstop:   tokensweep cancel {name}",
             highlight=False,
             soft_wrap=True,
@@ -92,11 +93,18 @@ def follow(store: Path, name: str, console: Console, *, scheduler: Scheduler | N
     scheduler = scheduler or Scheduler()
     started = time.monotonic()
     status = sweep_status(store, name, scheduler)
-    with Live(screen(status), console=console, auto_refresh=False) as live:
-        while status.open or status.silence:
-            time.sleep(follow_interval(started))
-            status = sweep_status(store, name, scheduler)
-            live.update(screen(status), refresh=True)
+    try:
+        with Live(screen(status), console=console, auto_refresh=False) as live:
+            while status.open or status.silence:
+                time.sleep(follow_interval(started))
+                status = sweep_status(store, name, scheduler)
+                live.update(screen(status), refresh=True)
+    except KeyboardInterrupt:
+        console.print(f"the jobs go on; watch: tokensweep status {name} --follow", highlight=False)
+        console.print(f"stop: tokensweep cancel {name}", highlight=False)
+        raise SystemExit(130) from None
+    if not console.is_terminal:
+        console.print()  # the live screen ends without a newline there
     return status.complete
 
 
@@ -104,7 +112,14 @@ def show_order(plan: Plan, console: Console) -> None:
     """What a plan would submit and what it would take; writes the batch files, submits nothing."""
     order, scheduler = order_of(plan, plan.missing()), Scheduler()
     arrays = order.arrays(look(plan.store, scheduler), scheduler=scheduler)
+    if not arrays:
+        console.print("nothing to submit: all runs are finished or in the queue")
+        return
     console.print(_table(arrays, order))
+    for wanted in dict.fromkeys(array.request for array in arrays):
+        finding = doctor.request(order.site, wanted, scheduler)
+        if finding.advice:
+            console.print(f"would not start: {finding.found}; {finding.advice}", style="red", highlight=False)
     for line in costs(plan, order, arrays):
         console.print(line, highlight=False)
     make_store(plan.store, group=order.site.group)
@@ -150,11 +165,9 @@ def _table(arrays: Sequence[Array], order: Order) -> Table:
 
 def costs(plan: Plan, order: Order, arrays: Sequence[Array]) -> list[str]:
     """Device-hours at most, from the time limits, and as far as finished runs of the same arms tell."""
-    jobs = [
-        (array.request, max(1, sum(map(len, array.tasks)))) for array in arrays
-    ]  # one at least: the report
-    most = sum(request.device_hours * number for request, number in jobs)
     devices = "GPU" if any(array.request.gpus for array in arrays) else "CPU"
+    counted = [array for array in arrays if array.request.gpus or devices == "CPU"]
+    most = sum(array.request.device_hours * max(1, sum(map(len, array.tasks))) for array in counted)
     price = order.site.gpu_hour_price if devices == "GPU" else None
 
     def spelt(hours: float) -> str:

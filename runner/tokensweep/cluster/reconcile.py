@@ -249,13 +249,13 @@ def run_state(run_id: str, record: RunRecord, queue: Queue, *, complete: bool) -
 
 
 def _seen(record: RunRecord, seat: Seat | None, *, restarts: int) -> RunState:
-    """What is true of a run whatever its state is."""
+    """What is true of a run whatever its state is. To a worker, cancelling looks like a preemption."""
     job = seat.job if seat is not None else None
     return RunState(
         state=State.planned,
         job=seat.key if seat is not None else "",
         node=job.node if job is not None else "",
-        preempted=max(record.preempted, restarts),
+        preempted=record.preempted if seat is None else restarts,
     )
 
 

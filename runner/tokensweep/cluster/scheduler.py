@@ -321,7 +321,7 @@ def _chunks(words: Sequence[str]) -> Iterator[list[str]]:
 
 def _shown(command: Sequence[str]) -> str:
     text = shlex.join(command)
-    return text if len(text) <= 300 else f"{text[:300]} ..."
+    return text if len(text) <= 60 else f"{text[:60]} ..."
 
 
 def _brief(lines: Sequence[str]) -> str:

@@ -137,6 +137,10 @@ def _find(name: str | None) -> Path:
 
 def _check(site: Site, path: Path) -> None:
     """Values in range, and no secret in what goes into every job script."""
+    for key in _keys():
+        value = getattr(site, key)
+        if isinstance(value, str) and not value.isprintable():
+            raise ValueError(f"{path}: {key} must be one line of printable characters, got {value!r}")
     at_least = {"gpus": 0, "cpus_per_gpu": 1, "hours": 0.01, "max_parallel": 0, "signal_s": 1, "restarts": 0}
     for key, low in at_least.items():
         if getattr(site, key) < low:

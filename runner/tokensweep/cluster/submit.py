@@ -76,7 +76,7 @@ def submit_missing(order: Order, snapshot: Snapshot, scheduler: Scheduler) -> li
     with submitting(order.store):
         queue = look(order.store, scheduler, alone=True)
         if queue.silence:
-            raise SlurmError(queue.silence)
+            raise SlurmError(f"nothing was submitted, give the command again later: {queue.silence}")
         made: list[Submission] = []
         for array in order.arrays(queue, scheduler=scheduler):
             made.append(_submit(order, array, queue, made, snapshot=snapshot))
