@@ -225,8 +225,10 @@ def run_state(run_id: str, record: RunRecord, queue: Queue, *, complete: bool) -
     stage = "train" if record.trained_step is None else "evaluate"
     seats = [seat for seat in queue.of(stage, run_id) if seat.alive or seat.state != NOT_SUBMITTED]
     seat = queue.alive(stage, run_id) or (seats[-1] if seats else None)
-    restarts = sum(place.restarts for stage in ("train", "evaluate") for place in queue.of(stage, run_id))
-    known = _seen(record, seat, restarts=restarts)
+    places = [place for any_stage in ("train", "evaluate") for place in queue.of(any_stage, run_id)]
+    # SLURM's count, where there is one: to a worker, who cancels its job looks like a preemption.
+    preempted = sum(place.restarts for place in places) if places else record.preempted
+    known = _seen(seat, preempted=preempted)
     began = seat is None or record.attempts > seat.submission.attempts.get(run_id, 0)
     failed = record.status == Status.failed and began  # and not only before this submission
     if complete:
@@ -248,14 +250,14 @@ def run_state(run_id: str, record: RunRecord, queue: Queue, *, complete: bool) -
     return replace(known, state=State.planned if waits else State.interrupted)
 
 
-def _seen(record: RunRecord, seat: Seat | None, *, restarts: int) -> RunState:
-    """What is true of a run whatever its state is. To a worker, cancelling looks like a preemption."""
+def _seen(seat: Seat | None, *, preempted: int) -> RunState:
+    """What is true of a run whatever its state is."""
     job = seat.job if seat is not None else None
     return RunState(
         state=State.planned,
         job=seat.key if seat is not None else "",
         node=job.node if job is not None else "",
-        preempted=record.preempted if seat is None else restarts,
+        preempted=preempted,
     )
 
 
