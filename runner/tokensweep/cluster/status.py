@@ -88,11 +88,6 @@ def sweep_status(store: Path, name: str, scheduler: Scheduler, *, queue: Queue |
     return SweepStatus(sweep=name, rows=tuple(rows), silence=queue.silence)
 
 
-def run_states(store: Path, run_ids: Sequence[str], queue: Queue) -> dict[str, RunState]:
-    """The states of runs, which need not be of one sweep."""
-    return {run_id: state_of(store / "runs" / run_id, queue)[1] for run_id in run_ids}
-
-
 def state_of(run_dir: Path, queue: Queue) -> tuple[RunRecord, RunState]:
     """What the ledger says of a run, and its state with what SLURM says. Raises ValueError for damage."""
     record = read_run(run_dir)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tokensweep.cluster.rendezvous import rank_environment
+from tokensweep.cluster.scheduler import Scheduler
 from tokensweep.identity import read_json
 from tokensweep.ledger import RunRecord, Status, close_dead, is_alive, read_run
 from tokensweep.worker import STOP_SIGNALS, Failure, Stage, start_worker
@@ -226,7 +227,7 @@ class _Job:
             close_dead(run_dir, error, error_class=Failure.timeout)
             raise SystemExit(f"tokensweep: {run_dir.name}: {error}")
         print(f"tokensweep: {'time is up' if timed_out else 'preempted'}; requeued", flush=True)
-        subprocess.run(["scontrol", "requeue", _own_key(os.environ)], check=True, timeout=60)
+        Scheduler().requeue(_own_key(os.environ))
         time.sleep(_PATIENCE_S)
         raise SystemExit("tokensweep: SLURM did not requeue this job: give the sweep's command again")
 
