@@ -12,6 +12,8 @@ import pandas as pd
 
 from tokensweep.identity import read_json
 from tokensweep.ledger import Status
+from tokensweep_analysis.claims import Judgement
+from tokensweep_analysis.contrasts import Contrast
 from tokensweep_analysis.intervals import NO_SPREAD, Estimate, Scores, arm_estimate, difference_estimate
 from tokensweep_analysis.metrics import Kind, Metric, metrics_of
 from tokensweep_analysis.passk import guess_floor
@@ -53,6 +55,12 @@ class Row:
     entropy_kept_fraction: float | None = None  # share of the entropy that lies in them
     generated_tokens: float | None = None  # sampled for training
     seconds: float | None = None  # training and evaluation
+    by_question: Mapping[str, float] = field(
+        default_factory=dict
+    )  # avg over runs and samples, by question id
+    band: Mapping[Metric, tuple[float, float]] = field(
+        default_factory=dict
+    )  # simultaneous over the k of pass@k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +89,8 @@ class Comparison:
     confidence: float
     rows: tuple[Row, ...]
     troubles: tuple[Trouble, ...]
+    contrasts: tuple[Contrast, ...] = ()
+    judgements: tuple[Judgement, ...] = ()
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

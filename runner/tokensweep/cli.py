@@ -27,6 +27,8 @@ tokensweep trains token-level RLVR methods in one trainer and compares them.
   tokensweep cancel SWEEP [RUN ...]           take its jobs out of a cluster's queue; checkpoints stay
   tokensweep retry SWEEP                      submit again what failed, was cancelled or got lost
   tokensweep report SWEEP                     the table again
+  tokensweep audit FILE.csv [--beside SWEEP]  what a published table of results can support
+  tokensweep analyse tokens RUN               which tokens a run trained, their entropy, and how both moved
   tokensweep regrade SWEEP                    grade stored answers again, without a model; then the table
   tokensweep methods [NAME]                   the method presets, or what fills the slots of one
   tokensweep data list|fetch|check            problem sets: what there is, download, check files
@@ -47,7 +49,8 @@ Shell completion: eval "$(tokensweep -sc install=bash)"
 _HYDRA_COMMANDS = ("train", "evaluate")
 _STEERING = ("status", "logs", "cancel", "retry")
 _CARE = ("methods", "data", "sync", "gc", "doctor")
-_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", "report", "regrade", *_STEERING, *_CARE)
+_READING = ("report", "regrade", "audit", "analyse")
+_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", *_READING, *_STEERING, *_CARE)
 
 
 def main() -> None:
@@ -63,6 +66,8 @@ def main() -> None:
         "plan": _plan,
         "report": _report,
         "regrade": _regrade,
+        "audit": _audit,
+        "analyse": _analyse,
         "status": _status,
         "logs": _logs,
         "cancel": _cancel,
@@ -258,6 +263,18 @@ def _regrade(arguments: Sequence[str]) -> None:
     name = known_sweep(store, options.sweep)
     regrade_sweep(store, name, console=Console())
     show_report(store, name, tracking_uri=uri, console=Console())
+
+
+def _audit(arguments: Sequence[str]) -> None:
+    from tokensweep.audit import audit_command
+
+    audit_command(arguments[1:])
+
+
+def _analyse(arguments: Sequence[str]) -> None:
+    from tokensweep.analyse import analyse_command
+
+    analyse_command(arguments[1:])
 
 
 def _status(arguments: Sequence[str]) -> None:
