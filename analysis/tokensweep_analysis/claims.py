@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
+from tokensweep_analysis.contrasts import POOLED
 from tokensweep_analysis.intervals import Estimate
-from tokensweep_analysis.metrics import Metric
+from tokensweep_analysis.metrics import Kind, Metric
+
+_KEYS = frozenset(
+    {"id", "kind", "contrast", "metric", "source", "margin", "claimed", "setting", "parts", "model", "data"}
+)
+_METRICS = "avg, pass_at_K, maj_at_K, pass_hat_K or cover_at_TAU"
+_LEAST_EFFECT = 0.01  # one point: what a change of method should bring at least to be worth its trouble
 
 
 class ClaimKind(StrEnum):
@@ -17,6 +26,9 @@ class ClaimKind(StrEnum):
     equivalence = "equivalence"  # between -margin and margin
     at_least = "at_least"  # above margin
     all_of = "all_of"  # each of several claims of the file
+
+
+_NEED_MARGIN = frozenset({ClaimKind.non_inferiority, ClaimKind.equivalence, ClaimKind.at_least})
 
 
 class Verdict(StrEnum):
@@ -42,14 +54,29 @@ class Claim:
     margin: float | None = None
     claimed: float | None = None  # the difference that was printed, None for curves only
     parts: tuple[str, ...] = ()  # ids, for all_of
+    setting: str = ""  # the only setting that it is about; empty: each one
     source: str = ""
     model: str = ""  # what the claim is about; empty for the sweep's own claims
     data: str = ""
 
     @property
     def contrast(self) -> str:
-        """The two arms as the file writes them."""
+        """The two arms as the file writes them, or the claims that this one consists of."""
         return f"{self.left} - {self.right}" if self.left else " and ".join(self.parts)
+
+    @property
+    def measure(self) -> str:
+        """Benchmark and metric: ``pooled/avg``, ``aime24/pass_at_256``."""
+        if self.metric is None:
+            return ""
+        return f"{self.benchmark}/{'avg' if self.metric == Metric(Kind.pass_at, 1) else self.metric.key}"
+
+    @property
+    def smallest_effect(self) -> float:
+        """delta0: the margin, else a quarter of the claimed difference and at least one point."""
+        if self.margin is not None:
+            return self.margin
+        return max(_LEAST_EFFECT, abs(self.claimed or 0.0) / 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +98,113 @@ class Judgement:
     smallest_effect: float | None = None  # delta0: the smallest difference worth having
     p_above_0: float | None = None  # posterior under a sceptical prior
     p_above_smallest: float | None = None
+
+
+def parse_claims(
+    entries: Sequence[Mapping[str, Any]], *, arms: Collection[str], where: str = "claims"
+) -> tuple[Claim, ...]:
+    """The claims of a sweep file, checked. Raises ValueError that names ``where``, the claim and its key."""
+    claims: list[Claim] = []
+    for entry in entries:
+        if not isinstance(entry, Mapping) or not str(entry.get("id", "")):
+            raise ValueError(f"{where}: every claim must be a mapping with an id, got {entry!r}")
+        place = f"{where}: {entry['id']}"
+        try:
+            claims.append(_parse(entry, arms))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        if len({claim.id for claim in claims}) < len(claims):
+            raise ValueError(f"{place}: another claim has this id: give each one its own")
+    simple = {claim.id for claim in claims if claim.kind is not ClaimKind.all_of}
+    for claim in claims:
+        if missing := [part for part in claim.parts if part not in simple]:
+            raise ValueError(
+                f"{where}: {claim.id}: parts must be other claims of the file, got {', '.join(missing)}: "
+                f"choose from {', '.join(sorted(simple)) or 'none'}"
+            )
+    return tuple(claims)
+
+
+def _parse(entry: Mapping[str, Any], arms: Collection[str]) -> Claim:
+    if unknown := sorted(set(map(str, entry)) - _KEYS):
+        raise ValueError(f"unknown keys {', '.join(unknown)}: known are {', '.join(sorted(_KEYS))}")
+    kind = _kind(entry.get("kind"))
+    texts = {key: str(entry.get(key) or "") for key in ("source", "setting", "model", "data")}
+    if kind is ClaimKind.all_of:
+        parts = entry.get("parts")
+        if not isinstance(parts, list) or len(parts) < 2:
+            raise ValueError(f"parts must list the ids of two or more claims, got {parts!r}")
+        return Claim(id=str(entry["id"]), kind=kind, parts=tuple(map(str, parts)), **texts)
+    left, right = _arms(entry.get("contrast"), arms)
+    benchmark, metric = parse_measure(entry.get("metric"))
+    margin, claimed = _number(entry, "margin"), _number(entry, "claimed")
+    if (margin is not None) != (kind in _NEED_MARGIN):
+        raise ValueError(
+            f"{kind} needs a margin, for example margin: 0.02 (two points)"
+            if margin is None
+            else f"{kind} has no margin: take it out, or choose {', '.join(sorted(_NEED_MARGIN))}"
+        )
+    if margin is not None and margin <= 0:
+        raise ValueError(f"margin must be positive, got {margin}")
+    return Claim(
+        id=str(entry["id"]),
+        kind=kind,
+        left=left,
+        right=right,
+        benchmark=benchmark,
+        metric=metric,
+        margin=margin,
+        claimed=claimed,
+        **texts,
+    )
+
+
+def _kind(given: Any) -> ClaimKind:
+    try:
+        return ClaimKind(given)
+    except ValueError:
+        raise ValueError(f"kind must be one of {', '.join(ClaimKind)}, got {given!r}") from None
+
+
+def _arms(contrast: Any, arms: Collection[str]) -> tuple[str, str]:
+    sides = [side.strip() for side in str(contrast or "").split(" - ")]
+    if len(sides) != 2 or sides[0] == sides[1] or not set(sides) <= set(arms):
+        raise ValueError(
+            f"contrast must be 'ARM - ARM' with two different arms of {', '.join(arms)}, got {contrast!r}"
+        )
+    return sides[0], sides[1]
+
+
+def parse_measure(given: Any) -> tuple[str, Metric]:
+    """Benchmark and metric of ``pooled/avg`` or ``aime24/pass_at_8``. Raises ValueError for another form."""
+    benchmark, slash, name = str(given or "").partition("/")
+    try:
+        if not benchmark or not slash:
+            raise ValueError
+        return benchmark, _metric(name)
+    except ValueError:
+        raise ValueError(
+            f"metric must be BENCHMARK/METRIC with the benchmark {POOLED} or the name of a suite and the metric "
+            f"{_METRICS}, got {given!r}"
+        ) from None
+
+
+def _metric(name: str) -> Metric:
+    if name == "avg":
+        return Metric(Kind.pass_at, 1)
+    prefix, _, number = name.rpartition("_")
+    kind = Kind[prefix] if prefix in Kind.__members__ else None
+    at = float(number)
+    if kind is None or (not 0 < at <= 1 if kind is Kind.cover_at else at < 1 or at != int(at)):
+        raise ValueError
+    return Metric(kind, at if kind is Kind.cover_at else int(at))
+
+
+def _number(entry: Mapping[str, Any], key: str) -> float | None:
+    """A share; somebody who writes points gets a hundred times too much."""
+    given = entry.get(key)
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not -1 < given < 1:
+        raise ValueError(f"{key} must be a share between -1 and 1 (0.02 is two points), got {given!r}")
+    return float(given)
