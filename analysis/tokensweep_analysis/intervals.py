@@ -2,21 +2,35 @@
 
 A score table has a row per training run and a column per question, so its mean varies for two reasons that
 are crossed: other questions, other training seeds. Ignoring either gives intervals that are far too narrow
-(simulated false positive rates of 16 to 60 % at nominal 5 %).
+(simulated false positive rates of 16 to 60 % at nominal 5 %). Functions take one table, or a sequence of
+tables for the mean over benchmarks that weigh the same; the plural ones take M metrics at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from math import nan
+from math import inf
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
-Scores = NDArray[np.float64]  # [S, Q] run x question; a cell is an estimate from that cell's samples
+from tokensweep_analysis.crossed import Design, Scores, Tables, arm_design, difference_design
+from tokensweep_analysis.power import detectable_difference
+
+__all__ = [
+    "NO_SPREAD",
+    "Estimand",
+    "Estimate",
+    "Scores",
+    "Tables",
+    "arm_estimate",
+    "arm_estimates",
+    "difference_estimate",
+    "difference_estimates",
+    "estimates_of",
+]
 
 
 class Estimand(StrEnum):
@@ -37,6 +51,7 @@ _ESTIMANDS = {  # by: several runs, several questions
 NO_SPREAD = "where scores have no spread between runs or questions there is no interval"
 _ONE_CHECKPOINT = "one training run: the interval is about this checkpoint, not about the method"
 _TWO_CHECKPOINTS = "one training run per arm: the claim is about two checkpoints"
+_ONE_QUESTION = "a benchmark of one question: the interval is about these questions, not questions like these"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,42 +69,66 @@ class Estimate:
     df: float  # Satterthwaite
     estimand: Estimand
     num_runs: int  # per arm, the smaller one for a difference
-    num_questions: int
+    num_questions: int  # of all benchmarks
     confidence: float
     remark: str = ""
+    limits: tuple[float, float] = field(default=(-inf, inf), compare=False)  # values that it can take
 
     def clipped(self, low: float, high: float) -> Estimate:
         """The interval cut to the values that the quantity can take; its coverage stays."""
-        return replace(
-            self, low=float(np.clip(self.low, low, high)), high=float(np.clip(self.high, low, high))
-        )
+        return replace(self, limits=(low, high)).at(self.confidence)
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """The interval of another confidence, within ``limits``; NaN where there is none."""
+        half = _quantile(confidence, self.df) * self.standard_error
+        low, high = np.clip([self.value - half, self.value + half], *self.limits)
+        return float(low), float(high)
+
+    def at(self, confidence: float) -> Estimate:
+        """The same estimate with the interval of another confidence."""
+        low, high = self.interval(confidence)
+        return replace(self, low=low, high=high, confidence=confidence)
+
+    def p_value(self, null: float = 0.0) -> float:
+        """Two-sided p of Student's t for the true value ``null``; NaN where there is no interval."""
+        return 2 * float(special.stdtr(self.df, -abs(self.value - null) / self.standard_error))
+
+    def p_above(self, null: float) -> float:
+        """One-sided p against "at most ``null``": small when the true value lies above."""
+        return float(special.stdtr(self.df, (null - self.value) / self.standard_error))
+
+    def p_below(self, null: float) -> float:
+        """One-sided p against "at least ``null``": small when the true value lies below."""
+        return float(special.stdtr(self.df, (self.value - null) / self.standard_error))
+
+    def detectable(self, *, alpha: float = 0.05, power: float = 0.8) -> float:
+        """The smallest true difference that such data find; see :func:`power.detectable_difference`."""
+        return float(detectable_difference(self.standard_error, self.df, alpha=alpha, power=power))
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One source of variance of a mean, estimated with ``df`` degrees of freedom."""
-
-    variance: float
-    df: float
-
-
-def arm_estimate(scores: Scores, *, confidence: float = 0.95) -> Estimate:
-    """Mean of a table [S, Q] with a two-way (question x seed) interval.
+def arm_estimate(tables: Tables, *, confidence: float = 0.95) -> Estimate:
+    """Mean of a table [S, Q] with a two-way (question x seed) interval, or of one per benchmark.
 
     ``V_q = s^2(question means) / Q``, ``V_s = s^2(run means) / S``, ``V_r = MS_residual / (S Q)``;
     ``V = max(V_q + V_s - V_r, V_q, V_s)`` with Satterthwaite's degrees of freedom
     ``V^2 / (V_q^2 / (Q - 1) + V_s^2 / (S - 1) + V_r^2 / ((S - 1)(Q - 1)))``. ``(V_q + V_s)^2`` over the
     first two terms would cover only 90 to 93 % at nominal 95 % with three paired runs (simulated).
+    Over B benchmarks V_q and V_r are sums over benchmarks divided by ``B^2``, each a source with its own
+    degrees of freedom; V_s comes from each run's mean over benchmarks, because they share its seed.
     With one run the interval is about that checkpoint (E2), with one question about that question (E3).
     Raises ValueError for a table that is empty, not finite or not two-dimensional.
     """
-    table = _checked(scores)
-    return _estimate(table.mean(axis=0), [table], remark=_ONE_CHECKPOINT, confidence=confidence)
+    return estimates_of(arm_design(tables), one_run=_ONE_CHECKPOINT, confidence=confidence)[0]
+
+
+def arm_estimates(tables: Tables, *, confidence: float = 0.95) -> list[Estimate]:
+    """:func:`arm_estimate` of M metrics at once, from tables [S, Q, M]."""
+    return estimates_of(arm_design(tables, metrics=True), one_run=_ONE_CHECKPOINT, confidence=confidence)
 
 
 def difference_estimate(
-    scores: Scores,
-    baseline: Scores,
+    tables: Tables,
+    baseline: Tables,
     *,
     seeds: Sequence[int],
     baseline_seeds: Sequence[int],
@@ -101,71 +140,50 @@ def difference_estimate(
     and are paired too: the table of differences is treated as one arm, V_s comes from the run differences.
     Otherwise ``V_s`` and ``V_r`` are sums over the arms. Raises ValueError for tables that do not fit.
     """
-    left, right = _checked(scores), _checked(baseline)
-    if left.shape[1] != right.shape[1]:
-        raise ValueError(f"both arms must have the same questions, got {left.shape[1]} and {right.shape[1]}")
-    if len(seeds) != len(left) or len(baseline_seeds) != len(right):
-        raise ValueError(
-            f"each run needs a seed, got {len(seeds)} and {len(baseline_seeds)} seeds "
-            f"for {len(left)} and {len(right)} runs"
+    design = difference_design(tables, baseline, seeds=seeds, baseline_seeds=baseline_seeds)
+    return estimates_of(design, one_run=_TWO_CHECKPOINTS, confidence=confidence)[0]
+
+
+def difference_estimates(
+    tables: Tables,
+    baseline: Tables,
+    *,
+    seeds: Sequence[int],
+    baseline_seeds: Sequence[int],
+    confidence: float = 0.95,
+) -> list[Estimate]:
+    """:func:`difference_estimate` of M metrics at once, from tables [S, Q, M] and [S', Q, M]."""
+    design = difference_design(tables, baseline, seeds=seeds, baseline_seeds=baseline_seeds, metrics=True)
+    return estimates_of(design, one_run=_TWO_CHECKPOINTS, confidence=confidence)
+
+
+def estimates_of(design: Design, *, one_run: str, confidence: float) -> list[Estimate]:
+    """An estimate per metric; the sources of variance decide the estimand. ``one_run``: remark on one run."""
+    errors, dfs = design.spread()
+    halves = _quantile(confidence, dfs) * errors
+    several = design.questions_per_benchmark
+    remarks = [one_run] * (design.num_runs == 1) + [_ONE_QUESTION] * (min(several) == 1 < len(several))
+    return [
+        Estimate(
+            value=value,
+            low=value - half,
+            high=value + half,
+            standard_error=error,
+            df=df,
+            estimand=_ESTIMANDS[bool(design.runs), bool(design.questions)],
+            num_runs=design.num_runs,
+            num_questions=sum(several),
+            confidence=confidence,
+            remark="; ".join(remarks if error == error else [*remarks, NO_SPREAD]),
         )
-    if sorted(seeds) == sorted(baseline_seeds):
-        left = left[np.argsort(seeds, kind="stable")] - right[np.argsort(baseline_seeds, kind="stable")]
-        return _estimate(left.mean(axis=0), [left], remark=_TWO_CHECKPOINTS, confidence=confidence)
-    by_question = left.mean(axis=0) - right.mean(axis=0)
-    return _estimate(by_question, [left, right], remark=_TWO_CHECKPOINTS, confidence=confidence)
+        for value, error, df, half in zip(
+            *(each.tolist() for each in (design.value, errors, dfs, halves)), strict=True
+        )
+    ]
 
 
-def _estimate(by_question: Scores, tables: Sequence[Scores], *, remark: str, confidence: float) -> Estimate:
-    """Put the sources of variance together; which of them there are decides the estimand.
-
-    ``by_question`` [Q] is what is averaged; seeds vary within each of ``tables``. ``remark`` is for one run.
-    """
-    num_runs, num_questions = min(len(table) for table in tables), len(by_question)
-    questions = [_Part(_mean_variance(by_question), num_questions - 1)] if num_questions > 1 else []
-    runs = [_Part(_mean_variance(t.mean(axis=1)), len(t) - 1) for t in tables] if num_runs > 1 else []
-    both = [_residual(table) for table in tables] if questions and runs else []
-    v_q, v_s, v_r = (sum(part.variance for part in parts) for parts in (questions, runs, both))
-    variance = max(v_q + v_s - v_r, v_q, v_s)
-    remarks = [remark] if num_runs == 1 else []
-    se = df = half = nan
-    if variance > 0:
-        se = float(np.sqrt(variance))
-        least = min(part.df for part in [*questions, *runs])  # a difference of variances may fall below it
-        df = max(least, variance**2 / sum(part.variance**2 / part.df for part in [*questions, *runs, *both]))
-        half = float(stats.t.ppf((1 + confidence) / 2, df)) * se
-    else:
-        remarks.append(NO_SPREAD)
-    value = float(by_question.mean())
-    return Estimate(
-        value=value,
-        low=value - half,
-        high=value + half,
-        standard_error=se,
-        df=df,
-        estimand=_ESTIMANDS[bool(runs), bool(questions)],
-        num_runs=num_runs,
-        num_questions=num_questions,
-        confidence=confidence,
-        remark="; ".join(remarks),
-    )
-
-
-def _checked(scores: Scores) -> Scores:
-    table = np.asarray(scores, dtype=np.float64)
-    if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
-        raise ValueError(f"scores must be a finite table [runs, questions], got shape {table.shape}")
-    return table
-
-
-def _mean_variance(values: Scores) -> float:
-    """Variance of the mean of independent values [n]."""
-    return float(values.var(ddof=1) / len(values))
-
-
-def _residual(table: Scores) -> _Part:
-    """``MS_residual / (S Q)`` of a table [S, Q]: the variance that V_q and V_s both contain."""
-    num_runs, num_questions = table.shape
-    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-    df = (num_runs - 1) * (num_questions - 1)
-    return _Part(float((rest**2).sum() / df / table.size), df)
+def _quantile(confidence: float, df: Scores | float) -> Scores:
+    """Half the width of an interval in standard errors."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    return np.asarray(special.stdtrit(df, (1 + confidence) / 2))
