@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokensweep_analysis.contrasts import POOLED
-from tokensweep_analysis.intervals import Estimate
 from tokensweep_analysis.metrics import Kind, Metric
+
+if TYPE_CHECKING:
+    from tokensweep_analysis.intervals import Estimate
+
+POOLED = "pooled"  # the benchmark that is the mean over all of a setting, each weighing the same
 
 _KEYS = frozenset(
     {"id", "kind", "contrast", "metric", "source", "margin", "claimed", "setting", "parts", "model", "data"}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from tokensweep_analysis.intervals import Estimate
+from tokensweep_analysis.arms import Arm, pair_mismatch
+from tokensweep_analysis.claims import POOLED
+from tokensweep_analysis.intervals import Estimate, difference_estimates
 from tokensweep_analysis.metrics import Metric
+from tokensweep_analysis.multiplicity import holm
 
-POOLED = "pooled"  # the benchmark that stands for the mean over all benchmarks of a setting, each weighing the same
+__all__ = ["POOLED", "Contrast", "adjusted", "contrasts_of", "differences"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +28,51 @@ class Contrast:
     p_holm: float  # adjusted for all arms that meet this baseline on this benchmark and metric
     detectable: float  # the smallest true difference that such a comparison finds in 80 of 100 repetitions
     remark: str = ""
+
+
+def differences(
+    left: Arm, right: Arm, *, metrics: Sequence[Metric], confidence: float = 0.95
+) -> dict[Metric, Estimate]:
+    """``left - right`` for each metric. Empty when an arm has no run or their evaluations do not fit."""
+    if not metrics or not left.runs or not right.runs or pair_mismatch(left, right):
+        return {}
+    estimates = difference_estimates(
+        left.tables(metrics),
+        right.tables(metrics),
+        seeds=left.seeds,
+        baseline_seeds=right.seeds,
+        confidence=confidence,
+    )
+    return {metric: each.clipped(-1, 1) for metric, each in zip(metrics, estimates, strict=True)}
+
+
+def adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """The contrasts with ``p_holm``, adjusted over all that share setting, benchmark, baseline and metric."""
+    families: dict[object, list[int]] = {}
+    for place, each in enumerate(contrasts):
+        families.setdefault((each.setting, each.benchmark, each.baseline, each.metric), []).append(place)
+    found: dict[int, float] = {}
+    for places in families.values():
+        found |= dict(zip(places, holm([contrasts[place].p_value for place in places]), strict=True))
+    return [replace(each, p_holm=found[place]) for place, each in enumerate(contrasts)]
+
+
+def contrasts_of(
+    *, setting: str, benchmark: str, arm: str, baseline: str, estimates: Mapping[Metric, Estimate]
+) -> list[Contrast]:
+    """A contrast per metric, before any adjustment."""
+    return [
+        Contrast(
+            setting=setting,
+            benchmark=benchmark,
+            arm=arm,
+            baseline=baseline,
+            metric=metric,
+            estimate=each,
+            p_value=each.p_value(),
+            p_holm=float("nan"),
+            detectable=each.detectable(),
+            remark=each.remark,
+        )
+        for metric, each in estimates.items()
+    ]

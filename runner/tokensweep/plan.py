@@ -24,7 +24,7 @@ from tokensweep.names import check_name
 from tokensweep.options import default_tracking_uri
 from tokensweep.preflight import refuse_overlap, remarks_on
 from tokensweep.problems.dates import caution
-from tokensweep.registry import build
+from tokensweep.registry import KIND, build
 from tokensweep.store import make_store
 from tokensweep.sweepfile import Job, Sweep
 
@@ -271,10 +271,17 @@ def _entry(job: Job, run: PlannedRun, contents: Contents) -> dict[str, Any]:
         "setting": job.setting or contents.source(run.config["data"])[0].name,
         "arm": job.arm,
         "seed": run.config["seed"],
+        "model": _model_label(run.config["model"]),
+        "data": contents.source(run.config["data"])[0].name,
         "run_id": run.run_id,
         "overrides": [text for text in job.overrides if not text.lstrip("+").startswith(_NOT_OF_AN_ARM)],
         "evals": {entry["suite"]: entry["eval_id"] for entry in run.evals},
     }
+
+
+def _model_label(node: Mapping[str, Any]) -> str:
+    """What a claim may call the model: its path or hub id, else the name of its kind."""
+    return str(node.get("path") or node[KIND].rpartition("/")[2])
 
 
 def write_plan(plan: Plan, *, group: str | None = None) -> None:

@@ -12,10 +12,11 @@ import yaml
 
 from tokensweep.names import check_label, check_name, printable
 from tokensweep.paths import sweep_dirs
+from tokensweep_analysis.claims import parse_claims
 
-_TOP_KEYS = {"paper", "question", "base", "arms", "baseline", "seeds", "settings", "claims", "scales"}
+_TOP_KEYS = {"paper", "question", "base", "arms", "baseline", "seeds", "settings", "about", "claims", "scales"}
 _SCALE_KEYS = {"base", "arms", "seeds", "settings", "claims", "note"}
-_CLAIM_KEYS = {"id", "kind", "contrast", "metric", "source", "margin", "claimed"}
+_ABOUT_KEYS = {"model", "data"}
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,14 @@ def load_sweep(
         question=content.get("question", ""),
         note=merged.get("note", ""),
         baseline=content.get("baseline"),
-        claims=tuple(merged.get("claims", ())),
+        claims=tuple(_claims(content, at_scale)),
     )
+
+
+def _claims(content: Mapping[str, Any], at_scale: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A scale's own claims, then those of the file, which are about its ``about``."""
+    about = content.get("about", {})
+    return [*map(dict, at_scale.get("claims", [])), *({**about, **each} for each in content.get("claims", []))]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -125,8 +132,9 @@ def _read(path: Path) -> dict[str, Any]:
         check_label(str(arm), what=f"{path}: an arm")
     if content.get("baseline") is not None and content["baseline"] not in content["arms"]:
         raise ValueError(f"{path}: baseline must be one of the arms {', '.join(content['arms'])}")
-    for claim in content.get("claims", []):
-        _only(claim, _CLAIM_KEYS, f"{path}: claims")
+    _only(content.get("about", {}), _ABOUT_KEYS, f"{path}: about")
+    for scale, at_scale in content["scales"].items():
+        parse_claims(_claims(content, at_scale or {}), arms=content["arms"], where=f"{path}: claims at scale {scale}")
     return content
 
 

@@ -1,0 +1,330 @@
+"""Decides what the runs of a sweep say of its claims, by rules that were fixed before the runs.
+
+A verdict needs: arms that ran, evaluations that agree, the model and data that the claim is about, three seeds,
+twenty questions, a healthy arm on the side that is claimed to win, and a design that could have seen the
+claimed difference. What is missing is the reason of the verdict. Intervals and p values are adjusted by Holm
+over the claims of a family: a paper's, or a sweep's own, in one setting.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+
+from tokensweep_analysis.arms import Arm, Cell, pair_mismatch
+from tokensweep_analysis.claims import Claim, ClaimKind, Judgement, Verdict
+from tokensweep_analysis.contrasts import differences
+from tokensweep_analysis.decisions import posterior, tost_p
+from tokensweep_analysis.intervals import Estimate
+from tokensweep_analysis.metrics import Kind
+from tokensweep_analysis.multiplicity import holm, holm_confidences
+
+ALPHA = 0.05
+LEAST_SEEDS = 3  # below it a difference between two methods cannot be told from one between two runs
+LEAST_QUESTIONS = 20
+MOST_GAP = 0.05  # of truncated or unreadable answers, beyond the other arm's
+_SURE, _UNLIKELY = 0.975, 0.05  # what a sceptic must believe to agree
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Ends of the adjusted intervals of a difference."""
+
+    low: float
+    high: float
+    low_90: float
+    high_90: float
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """When a claim counts as reproduced and as refuted, and how that is said."""
+
+    reproduced: Callable[[_Bounds, float], bool]  # bounds, margin or smallest effect
+    refuted: Callable[[_Bounds, float], bool]
+    p_value: Callable[[Estimate, float], float]
+    words: str
+
+
+_RULES: Mapping[ClaimKind, _Rule] = {
+    ClaimKind.superiority: _Rule(
+        reproduced=lambda ends, _: ends.low > 0,
+        refuted=lambda ends, effect: ends.high_90 < effect or ends.high < 0,
+        p_value=lambda estimate, _: estimate.p_value(),
+        words="reproduced if the 95 % interval lies above 0, refuted if it lies below 0 or the 90 % interval "
+        "lies below {effect} points",
+    ),
+    ClaimKind.non_inferiority: _Rule(
+        reproduced=lambda ends, margin: ends.low_90 > -margin,
+        refuted=lambda ends, _: ends.high < 0,
+        p_value=lambda estimate, margin: estimate.p_above(-margin),
+        words="reproduced if the 90 % interval lies above -{effect} points, else refuted if the 95 % interval "
+        "lies below 0",
+    ),
+    ClaimKind.equivalence: _Rule(
+        reproduced=lambda ends, margin: -margin < ends.low_90 and ends.high_90 < margin,
+        refuted=lambda ends, margin: ends.low > margin or ends.high < -margin,
+        p_value=tost_p,
+        words="reproduced if the 90 % interval lies within {effect} points of 0, refuted if the 95 % interval "
+        "lies outside",
+    ),
+    ClaimKind.at_least: _Rule(
+        reproduced=lambda ends, margin: ends.low > margin,
+        refuted=lambda ends, margin: ends.high_90 < margin,
+        p_value=lambda estimate, margin: estimate.p_value(margin),
+        words="reproduced if the 95 % interval lies above {effect} points, refuted if the 90 % interval lies "
+        "below",
+    ),
+}
+
+
+def judge(claims: Sequence[Claim], cells: Mapping[Cell, Arm]) -> tuple[Judgement, ...]:
+    """A judgement per claim and setting that it is about, claims in their order."""
+    settings = list(dict.fromkeys(setting for setting, _, _ in cells))
+    judged: dict[tuple[str, str], Judgement] = {}
+    for setting in settings:
+        own = [claim for claim in claims if claim.setting in ("", setting)]
+        for family in _families(own):
+            judged |= {(each.claim.id, setting): each for each in _judge_family(family, setting, cells)}
+        for claim in own:
+            if claim.kind is ClaimKind.all_of:
+                parts = [judged[part, setting] for part in claim.parts if (part, setting) in judged]
+                judged[claim.id, setting] = _all_of(claim, setting, parts)
+    for claim in claims:
+        if claim.setting and claim.setting not in settings:
+            judged[claim.id, claim.setting] = _without(claim, claim.setting, _Obstacle(Verdict.not_run, ""))
+    order = {claim.id: place for place, claim in enumerate(claims)}
+    return tuple(sorted(judged.values(), key=lambda each: order[each.claim.id]))
+
+
+def _families(claims: Sequence[Claim]) -> list[list[Claim]]:
+    """Claims that are adjusted together: those of the sweep itself, and those of its paper."""
+    simple = [claim for claim in claims if claim.kind is not ClaimKind.all_of]
+    own, published = [c for c in simple if not c.model], [c for c in simple if c.model]
+    return [family for family in (own, published) if family]
+
+
+@dataclass(frozen=True)
+class _Obstacle:
+    """What keeps a claim from being decided, whatever its numbers are."""
+
+    verdict: Verdict
+    reason: str
+
+
+def _judge_family(
+    claims: Sequence[Claim], setting: str, cells: Mapping[Cell, Arm]
+) -> list[Judgement]:
+    found = {claim.id: _look(claim, setting, cells) for claim in claims}
+    tested = [claim for claim in claims if found[claim.id][1] is not None and _decides(found[claim.id][0])]
+    p_values = [_p_value(claim, found[claim.id][1]) for claim in tested]
+    levels = zip(p_values, holm(p_values), holm_confidences(p_values), strict=True)
+    adjusted = {claim.id: level for claim, level in zip(tested, levels, strict=True)}
+    judgements = []
+    for claim in claims:
+        obstacle, estimate = found[claim.id]
+        if claim.id in adjusted and estimate is not None:
+            sides = tuple(cells[setting, arm, claim.benchmark] for arm in (claim.left, claim.right))
+            judgements.append(_decide(claim, setting, estimate, adjusted[claim.id], sides, obstacle))
+        else:
+            assert obstacle is not None
+            judgements.append(_without(claim, setting, obstacle, estimate))
+    return judgements
+
+
+def _decides(obstacle: _Obstacle | None) -> bool:
+    """Whether a claim counts in its family: a guard makes it inconclusive, but it was tested."""
+    return obstacle is None or obstacle.verdict is Verdict.inconclusive
+
+
+def _p_value(claim: Claim, estimate: Estimate | None) -> float:
+    assert estimate is not None
+    return _RULES[claim.kind].p_value(estimate, claim.smallest_effect)
+
+
+def _look(
+    claim: Claim, setting: str, cells: Mapping[Cell, Arm]
+) -> tuple[_Obstacle | None, Estimate | None]:
+    """The difference as far as there is one, and what stands in the way of a verdict."""
+    assert claim.metric is not None
+    sides = [cells.get((setting, arm, claim.benchmark)) for arm in (claim.left, claim.right)]
+    left, right = sides
+    if left is None or right is None:
+        return _Obstacle(Verdict.not_run, _absent(claim, setting, cells)), None
+    for name, arm in ((claim.left, left), (claim.right, right)):
+        if not arm.runs:
+            return _Obstacle(Verdict.not_run, f"no run of {name} has finished"), None
+    most = min(left.num_samples, right.num_samples)
+    if claim.metric.kind is not Kind.cover_at and claim.metric.at > most:
+        needed = f"{claim.metric} needs {claim.metric.at:g} samples of each question, there are {most}"
+        return _Obstacle(Verdict.not_run, needed), None
+    if odd := left.odd or right.odd or pair_mismatch(left, right):
+        return _Obstacle(Verdict.inconclusive, odd), None
+    estimate = differences(left, right, metrics=[claim.metric])[claim.metric]
+    if other := _another_subject(claim, left, right):
+        return _Obstacle(Verdict.not_comparable, other), estimate
+    guard = _guard(claim, left, right, estimate)
+    return (_Obstacle(Verdict.inconclusive, guard) if guard else None), estimate
+
+
+def _absent(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> str:
+    """Why there is no cell for a claim."""
+    arms = {arm for place, arm, _ in cells if place == setting}
+    missing = [arm for arm in (claim.left, claim.right) if arm not in arms]
+    if missing:
+        return f"this sweep has no {' and no '.join(missing)}"
+    return f"no evaluation on {claim.benchmark}"
+
+
+def _another_subject(claim: Claim, left: Arm, right: Arm) -> str:
+    """In what the runs differ from what the claim is about."""
+    odd = []
+    for what, wanted, got in (
+        ("model", claim.model, {*left.models, *right.models}),
+        ("data", claim.data, {*left.datas, *right.datas}),
+    ):
+        if wanted and {_plain(each) for each in got} != {_plain(wanted)}:
+            odd.append(f"{what} {' and '.join(sorted(got)) or 'that was not written down'} instead of {wanted}")
+    return "; ".join(odd)
+
+
+def _plain(name: str) -> str:
+    """A name as people mean it: no owner, no case, no separators."""
+    return re.sub(r"[^a-z0-9]", "", name.rpartition("/")[2].lower())
+
+
+def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
+    """What forbids a verdict though there is a difference; empty when nothing does."""
+    seeds = min(len(left.seeds), len(right.seeds))
+    if seeds < LEAST_SEEDS:
+        one = "one training run per arm: the claim is about two checkpoints" if seeds == 1 else f"{seeds} seeds"
+        return f"{one}; a claim about a method needs {LEAST_SEEDS}"
+    fewest = min(len(own[0].questions) for own in left.scored)
+    if fewest < LEAST_QUESTIONS:
+        return f"{fewest} questions, a verdict needs {LEAST_QUESTIONS}"
+    if ill := list(dict.fromkeys(run.health for run in left.runs if run.health)):
+        return f"{claim.left} is not healthy: {ill[0]}"
+    for name, what in (("truncated_fraction", "truncated"), ("no_answer_fraction", "unreadable")):
+        mine, theirs = left.mean(name), right.mean(name)
+        if mine is not None and theirs is not None and mine - theirs > MOST_GAP:
+            return (
+                f"{100 * mine:.1f} % of the answers of {claim.left} are {what} and {100 * theirs:.1f} % of those "
+                f"of {claim.right}: they are not measured alike"
+            )
+    if isnan(estimate.standard_error):
+        return "the scores have no spread, so there is no interval"
+    return ""
+
+
+def _decide(
+    claim: Claim,
+    setting: str,
+    estimate: Estimate,
+    level: tuple[float, float, float],
+    sides: tuple[Arm, ...],
+    obstacle: _Obstacle | None,
+) -> Judgement:
+    p_value, p_holm, confidence = level
+    shown = _without(claim, setting, _Obstacle(Verdict.inconclusive, obstacle.reason if obstacle else ""), estimate)
+    if isnan(p_value):
+        return shown
+    effect, rule = claim.smallest_effect, _RULES[claim.kind]
+    estimate = estimate.at(confidence)
+    ends = _Bounds(estimate.low, estimate.high, *estimate.interval(1 - 2 * (1 - confidence)))
+    detectable = estimate.detectable(alpha=1 - confidence)
+    verdict = Verdict.inconclusive
+    if rule.reproduced(ends, effect):
+        verdict = Verdict.reproduced
+    elif rule.refuted(ends, effect):
+        verdict = Verdict.refuted
+    belief = posterior(estimate)
+    reason = obstacle.reason if obstacle else _too_coarse(claim, detectable)
+    if reason:
+        verdict = Verdict.inconclusive
+    return replace(
+        shown,
+        verdict=verdict,
+        grade=_grade(claim, estimate) if verdict is Verdict.reproduced else "",
+        rule=rule.words.format(effect=f"{100 * effect:g}"),
+        reason=reason or _figures(verdict, ends, effect, belief.above(0), belief.above(effect), claim),
+        estimate=estimate,
+        low_90=ends.low_90,
+        high_90=ends.high_90,
+        p_value=p_value,
+        p_holm=p_holm,
+        detectable=detectable,
+        smallest_effect=effect,
+        p_above_0=belief.above(0),
+        p_above_smallest=belief.above(effect),
+    )
+
+
+def _too_coarse(claim: Claim, detectable: float) -> str:
+    """A design that cannot see the claimed difference shows an inflated one when it sees any.
+
+    Claims with a margin are exempt: there the interval itself is held to the margin.
+    """
+    if claim.kind is not ClaimKind.superiority or claim.claimed is None or detectable <= abs(claim.claimed):
+        return ""
+    return (
+        f"the claim is {100 * claim.claimed:+.1f} points, and these runs detect {100 * detectable:.1f} points at "
+        "the least: add seeds or questions"
+    )
+
+
+def _grade(claim: Claim, estimate: Estimate) -> str:
+    if claim.claimed is None or claim.kind is not ClaimKind.superiority:
+        return ""
+    if estimate.low <= claim.claimed <= estimate.high:
+        return "size consistent"
+    return "smaller" if estimate.high < claim.claimed else "larger"
+
+
+def _figures(
+    verdict: Verdict, ends: _Bounds, effect: float, above_0: float, above_effect: float, claim: Claim
+) -> str:
+    """The ends that decided, and whether a sceptic agrees."""
+    points = f"[{100 * ends.low:+.1f}, {100 * ends.high:+.1f}] and [{100 * ends.low_90:+.1f}, {100 * ends.high_90:+.1f}]"
+    text = f"adjusted 95 % and 90 % intervals {points}"
+    if claim.kind is not ClaimKind.superiority:
+        return text
+    if verdict is Verdict.reproduced and above_0 < _SURE:
+        return f"{text}; a sceptic is not sure yet, P(difference > 0) = {above_0:.3f}"
+    if verdict is Verdict.refuted and above_effect > _UNLIKELY:
+        return f"{text}; a sceptic is not sure yet, P(difference > {100 * effect:g} points) = {above_effect:.3f}"
+    return text
+
+
+def _without(
+    claim: Claim, setting: str, obstacle: _Obstacle, estimate: Estimate | None = None
+) -> Judgement:
+    """A judgement that no rule made."""
+    return Judgement(
+        claim=claim,
+        setting=setting,
+        verdict=obstacle.verdict,
+        reason=obstacle.reason or f"this sweep has no setting {setting}",
+        estimate=estimate,
+        p_value=estimate.p_value() if estimate else None,
+        detectable=estimate.detectable() if estimate else None,
+        smallest_effect=claim.smallest_effect if claim.metric else None,
+    )
+
+
+_WEAKEST = (Verdict.refuted, Verdict.not_run, Verdict.not_comparable, Verdict.inconclusive, Verdict.reproduced)
+
+
+def _all_of(claim: Claim, setting: str, parts: Sequence[Judgement]) -> Judgement:
+    """Refuted by one refuted part, reproduced by all; Holm has adjusted the parts with their family."""
+    if len(parts) < len(claim.parts):
+        return _without(claim, setting, _Obstacle(Verdict.not_run, "some of its parts are about other settings"))
+    verdict = min((part.verdict for part in parts), key=_WEAKEST.index)
+    return Judgement(
+        claim=claim,
+        setting=setting,
+        verdict=verdict,
+        rule="reproduced if all parts are, refuted if one is",
+        reason=", ".join(f"{part.claim.id} {part.verdict}" for part in parts),
+    )
