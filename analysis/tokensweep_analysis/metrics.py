@@ -5,12 +5,22 @@ Each is between 0 and 1 and is averaged over questions, so one kind of interval 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tokensweep_analysis.majority import Votes, maj_at_k
-from tokensweep_analysis.passk import cover_at, pass_at_k, pass_hat_k
+import numpy as np
+from numpy.typing import NDArray
+
+from tokensweep_analysis.majority import Votes, VoteTable, maj_at_k, majority_at_k
+from tokensweep_analysis.passk import (
+    cover_at,
+    cover_column,
+    pass_at_k,
+    pass_hat_k,
+    pass_hat_table,
+    pass_table,
+)
 
 
 class Kind(StrEnum):
@@ -46,12 +56,44 @@ class Metric:
         formula = pass_at_k if self.kind is Kind.pass_at else pass_hat_k
         return formula(votes.num_samples, votes.num_correct, int(self.at))
 
+    def each(self, table: VoteTable) -> NDArray[np.float64]:
+        """The number of every question of a table, [Q]. Raises ValueError for a k above their samples."""
+        return scores_of([self], table)[:, 0]
+
     def mean(self, questions: Iterable[Votes]) -> float:
         """The mean over questions. Raises ValueError for none."""
-        values = [self.of(votes) for votes in questions]
-        if not values:
+        groups: dict[int, list[Votes]] = {}
+        for votes in questions:
+            groups.setdefault(votes.num_samples, []).append(votes)
+        if not groups:
             raise ValueError(f"{self} needs at least one question, got none")
-        return sum(values) / len(values)
+        return float(np.concatenate([self.each(VoteTable.of(group)) for group in groups.values()]).mean())
+
+
+def scores_of(metrics: Sequence[Metric], table: VoteTable) -> NDArray[np.float64]:
+    """The numbers of all questions, [Q, M]. Raises ValueError for a k above their samples.
+
+    All but maj@k depend on the number of correct samples alone, so they are looked up in a table over it.
+    """
+    scores = np.empty((len(table), len(metrics)))
+    for kind in Kind:
+        places = [place for place, metric in enumerate(metrics) if metric.kind is kind]
+        if kind is Kind.maj_at:
+            for place in places:
+                scores[:, place] = majority_at_k(table, int(metrics[place].at))
+        elif places:
+            scores[:, places] = _by_count(kind, [metrics[place].at for place in places], table.num_samples)[
+                table.num_correct
+            ]
+    return scores
+
+
+def _by_count(kind: Kind, ats: Sequence[float], num_samples: int) -> NDArray[np.float64]:
+    """A metric by number of correct samples, [num_samples + 1, len(ats)]."""
+    if kind is Kind.cover_at:
+        return np.column_stack([cover_column(num_samples, tau) for tau in ats])
+    table = pass_table if kind is Kind.pass_at else pass_hat_table
+    return table(num_samples, [int(k) for k in ats])
 
 
 def metrics_of(ks: Iterable[int], taus: Iterable[float]) -> list[Metric]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -54,6 +59,24 @@ def guess_floor(answer_space: int, k: int) -> float:
     return 1.0 - (1.0 - 1.0 / answer_space) ** k
 
 
+def pass_table(num_samples: int, ks: Sequence[int]) -> NDArray[np.float64]:
+    """:func:`pass_at_k` of every possible number of correct samples, [num_samples + 1, len(ks)].
+
+    Row c is for c correct samples. Raises ValueError for a k that cannot be drawn.
+    """
+    return 1.0 - _none_drawn_table(num_samples, tuple(ks), name="pass@k")
+
+
+def pass_hat_table(num_samples: int, ks: Sequence[int]) -> NDArray[np.float64]:
+    """:func:`pass_hat_k` of every possible number of correct samples; otherwise as :func:`pass_table`."""
+    return _none_drawn_table(num_samples, tuple(ks), name="pass^k")[::-1]
+
+
+def cover_column(num_samples: int, tau: float) -> NDArray[np.float64]:
+    """:func:`cover_at` of every possible number of correct samples, [num_samples + 1]."""
+    return np.array([cover_at(num_samples, count, tau) for count in range(num_samples + 1)])
+
+
 def check_counts(num_samples: int, num_correct: int) -> None:
     """Raise ValueError unless there is a sample and ``num_correct`` of them can be correct."""
     if num_samples < 1 or not 0 <= num_correct <= num_samples:
@@ -75,3 +98,18 @@ def _none_drawn(num_samples: int, num_marked: int, k: int, *, name: str) -> floa
     if num_samples - num_marked < k:
         return 0.0  # too few others to fill a draw
     return prod(1.0 - k / i for i in range(num_samples - num_marked + 1, num_samples + 1))
+
+
+@lru_cache(maxsize=64)
+def _none_drawn_table(num_samples: int, ks: tuple[int, ...], *, name: str) -> NDArray[np.float64]:
+    """:func:`_none_drawn` of every number of marked samples, [num_samples + 1, len(ks)]; not to be written.
+
+    One more marked sample adds the factor ``1 - k / i`` with i the number of samples that come before it.
+    """
+    for k in ks:
+        check_k(num_samples, k, name=name)
+    others = np.arange(num_samples, 0, -1)[:, None]
+    factors = np.maximum(0.0, 1.0 - np.array(ks, dtype=np.float64) / others)  # 0: cannot be filled
+    table = np.vstack([np.ones(len(ks)), np.cumprod(factors, axis=0)])
+    table.setflags(write=False)
+    return table

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from tokensweep.identity import read_json
 from tokensweep.ledger import RunRecord, Status, read_metrics, read_run
+from tokensweep_analysis.counts import Counted, Floats, count_samples
+from tokensweep_analysis.health import health_of
 from tokensweep_analysis.intervals import Scores
-from tokensweep_analysis.majority import Votes, count_votes
-from tokensweep_analysis.metrics import Metric, metrics_of
+from tokensweep_analysis.majority import Counts, VoteTable, majority_at_k
+from tokensweep_analysis.metrics import Kind, Metric, metrics_of, scores_of
 from tokensweep_analysis.passk import guess_floor
-from tokensweep_analysis.samples import read_samples
 
-_CONDITIONS = ("benchmark_revision", "decode_hash", "grader")  # must agree between runs that are compared
 _GENERATED = "tokens/generated"
 _MEANS = {"kept_fraction": "loss/kept_fraction", "entropy_kept_fraction": "loss/kept_entropy_fraction"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Scored:
     """Answers and rates of one evaluation. A sample that the grader failed on counts as not correct."""
 
     suite: str
-    conditions: Mapping[str, str]  # revision of the benchmark, decoding, grader
+    conditions: Mapping[str, str]  # revision of the benchmark, decoding, grader, digest of the prompts
     questions: tuple[str, ...]  # ids, sorted
-    votes: tuple[Votes, ...]  # per question
+    votes: VoteTable  # of the questions in this order
     num_samples: int  # per question
+    num_effective: int  # the fewest samples of a question that have a sampling seed of their own
     k: tuple[int, ...]  # what was asked for
     tau: tuple[float, ...]
     answer_space: int | None  # answers that a blind guesser chooses from; None: unknown
@@ -40,17 +40,44 @@ class Scored:
     no_answer_fraction: float  # samples without an answer in the asked-for format
     error_fraction: float
     length_mean: float  # completion tokens
+    truncated_by_question: Floats  # [Q] as truncated_fraction
+    length_by_question: Floats  # [Q] as length_mean
     caution: str = ""  # whether the model may have seen the problems before
+    remark: str = ""  # what makes its samples worth less than they look
+    majority: dict[int, Scores] = field(default_factory=dict)  # maj@k [Q] as far as it was computed
+
+    @property
+    def num_correct(self) -> Counts:
+        """Correct samples of every question, [Q]."""
+        return self.votes.num_correct
 
     def scores(self, metric: Metric) -> Scores:
         """The metric per question, [Q]. Raises ValueError for a k above ``num_samples``."""
-        value = {votes: metric.of(votes) for votes in set(self.votes)}
-        return np.array([value[votes] for votes in self.votes])
+        return self.scores_at([metric])[:, 0]
+
+    def scores_at(self, metrics: Sequence[Metric]) -> Scores:
+        """The metrics per question, [Q, M]. Raises ValueError for a k above ``num_samples``."""
+        votes = [place for place, metric in enumerate(metrics) if metric.kind is Kind.maj_at]
+        if not votes:
+            return scores_of(metrics, self.votes)
+        scores = np.empty((len(self.questions), len(metrics)))
+        for place in votes:
+            scores[:, place] = self._majority_at(int(metrics[place].at))
+        rest = [place for place, metric in enumerate(metrics) if metric.kind is not Kind.maj_at]
+        scores[:, rest] = scores_of([metrics[place] for place in rest], self.votes)
+        return scores
+
+    def _majority_at(self, k: int) -> Scores:
+        if k not in self.majority:
+            self.majority[k] = majority_at_k(self.votes, k)
+        return self.majority[k]
 
     def metrics(self) -> dict[str, float]:
         """Its numbers by name: ``<suite>/pass_at_1``, ``<suite>/maj_at_8`` and so on."""
         ks = sorted({1, *(k for k in self.k if k <= self.num_samples)})
-        values = {metric.key: float(self.scores(metric).mean()) for metric in metrics_of(ks, self.tau)}
+        asked = metrics_of(ks, self.tau)
+        means = self.scores_at(asked).mean(axis=0)
+        values = {metric.key: float(mean) for metric, mean in zip(asked, means, strict=True)}
         if self.answer_space is not None:
             values |= {f"guess_floor_at_{k}": guess_floor(self.answer_space, k) for k in ks}
         values |= {
@@ -73,6 +100,7 @@ class Run:
     code: str = ""  # hash of the training code
     scored: Mapping[str, Scored] = field(default_factory=dict)  # by eval_id
     costs: Mapping[str, float] = field(default_factory=dict)
+    health: str = ""  # what went wrong in a training that ended; empty when nothing did
 
 
 def load_run(run_dir: Path) -> Run:
@@ -81,10 +109,54 @@ def load_run(run_dir: Path) -> Run:
         record = read_run(run_dir)
         scored = score_run(run_dir, record)
         code = str(read_json(run_dir / "plan.json")["code_sha"]) if scored else ""
-        costs = _costs(run_dir, record)
-    except ValueError as error:
+        rows = [] if record.status == Status.planned else read_metrics(run_dir)
+        costs = _costs(rows, record)
+        health = health_of(rows)
+    except (ValueError, OSError) as error:
         return Run(state="unreadable", error=str(error))
-    return Run(state=record.status.value, error=record.error or "", code=code, scored=scored, costs=costs)
+    return Run(
+        state=record.status.value,
+        error=record.error or "",
+        code=code,
+        scored=scored,
+        costs=costs,
+        health=health,
+    )
+
+
+def load_runs(
+    run_dirs: Iterable[Path], *, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Run]:
+    """Runs by the names of their folders, each as :func:`load_run` gives it.
+
+    The maj@k that they ask for are computed. ``progress`` hears (runs loaded, runs in total) after each.
+    """
+    folders = list(dict.fromkeys(run_dirs))
+    runs = {}
+    for folder in folders:
+        runs[folder.name] = load_run(folder)
+        if progress is not None:
+            progress(len(runs), len(folders))
+    count_majorities([each for run in runs.values() for each in run.scored.values()])
+    return runs
+
+
+def count_majorities(scored: Sequence[Scored]) -> None:
+    """Compute maj@k of every k that evaluations ask for, all questions of all of them together.
+
+    One by one would take several times as long: questions with the same votes are then counted again, and
+    small arrays cost as much as middling ones.
+    """
+    groups: dict[tuple[int, int], list[Scored]] = {}
+    for each in scored:
+        for k in each.k:
+            if 1 < k <= each.num_samples and k not in each.majority:
+                groups.setdefault((each.num_samples, k), []).append(each)
+    for (_, k), group in groups.items():
+        values = majority_at_k(VoteTable.join([each.votes for each in group]), k)
+        ends = np.cumsum([len(each.questions) for each in group])[:-1]
+        for each, part in zip(group, np.split(values, ends), strict=True):
+            each.majority[k] = part
 
 
 def score_run(run_dir: Path, record: RunRecord) -> dict[str, Scored]:
@@ -104,49 +176,50 @@ def score_run(run_dir: Path, record: RunRecord) -> dict[str, Scored]:
 
 
 def _score(folder: Path, entry: Mapping[str, Any], num_samples: int) -> Scored:
-    frame = read_samples([folder], text=False)
-    frame = frame[frame["sample_idx"] < num_samples]
-    correct = frame["grade"] == "correct"
-    votes = count_votes(frame)
-    fewest = min((each.num_samples for each in votes.values()), default=0)
-    if fewest != num_samples:
-        raise ValueError(
-            f"{folder} must hold {num_samples} samples of every question, got {fewest} of some: "
-            "evaluate again"
-        )
-    completed = frame["finish_reason"] != "length"
+    counted = count_samples(folder, num_samples)
     return Scored(
         suite=entry["suite"],
-        conditions={name: "+".join(sorted(frame[name].unique())) for name in _CONDITIONS},
-        questions=tuple(votes),
-        votes=tuple(votes.values()),
+        conditions=counted.conditions,
+        questions=counted.questions,
+        votes=counted.votes,
         num_samples=num_samples,
+        num_effective=int(counted.distinct_by_question.min()),
         k=tuple(entry["k"]),
         tau=tuple(entry.get("tau", ())),  # a run that was planned before there was tau asked for none
         answer_space=entry.get("answer_space"),
-        avg_completed=float(correct[completed].mean()) if completed.any() else None,
-        truncated_fraction=float((~completed).mean()),
-        no_answer_fraction=_share(frame["grade"], "no_answer"),
-        error_fraction=_share(frame["grade"], "error"),
-        length_mean=float(frame["n_output_tokens"].mean()),
+        avg_completed=counted.avg_completed,
+        truncated_fraction=float(counted.truncated_by_question.mean()),
+        no_answer_fraction=counted.no_answer_fraction,
+        error_fraction=counted.error_fraction,
+        length_mean=float(counted.length_by_question.mean()),
+        truncated_by_question=counted.truncated_by_question,
+        length_by_question=counted.length_by_question,
         caution=entry.get("caution", ""),
+        remark=_repeated(counted, num_samples),
     )
 
 
-def _share(grades: pd.Series[str], grade: str) -> float:
-    return float((grades == grade).mean())
+def _repeated(counted: Counted, num_samples: int) -> str:
+    """A sentence when samples of a question were drawn with the same seed: they are the same sample."""
+    distinct = counted.distinct_by_question
+    if (num := int((distinct < num_samples).sum())) == 0:
+        return ""
+    return (
+        f"samples of {num} of {len(distinct)} questions share a sampling seed, down to {distinct.min()} "
+        f"different ones of {num_samples}: the same sample counts several times, so intervals are too narrow"
+    )
 
 
-def _costs(run_dir: Path, record: RunRecord) -> dict[str, float]:
-    """Means over steps of what is a share, sums of what is spent."""
+def _costs(rows: Sequence[Mapping[str, Any]], record: RunRecord) -> dict[str, float]:
+    """Means over steps of what is a share, sums of what is spent; ``rows`` are those of the training."""
     if record.status == Status.planned:
         return {}
-    rows = [row["metrics"] for row in read_metrics(run_dir)]
+    steps = [row["metrics"] for row in rows]
     costs = {"seconds": record.seconds}
     for name, metric in _MEANS.items():
-        values = [float(row[metric]) for row in rows if metric in row]
+        values = [float(step[metric]) for step in steps if metric in step]
         if values:
             costs[name] = float(np.mean(values))
-    if any(_GENERATED in row for row in rows):
-        costs["generated_tokens"] = float(sum(row.get(_GENERATED, 0.0) for row in rows))
+    if any(_GENERATED in step for step in steps):
+        costs["generated_tokens"] = float(sum(step.get(_GENERATED, 0.0) for step in steps))
     return costs

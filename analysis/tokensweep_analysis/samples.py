@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
     ]
 )
 NULLABLE = frozenset({"arm", "seed", "step", "extracted", "extract_rule", "latency_s"})
+_CODED = pa.dictionary(pa.int32(), pa.string())
 GRADES = frozenset({"correct", "wrong", "no_answer", "truncated", "error"})
 
 
@@ -66,6 +67,20 @@ def read_samples(folders: Iterable[Path], *, text: bool = True) -> pd.DataFrame:
     frames = [_read_folder(folder, text=text) for folder in folders]
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else _empty()
+
+
+def read_coded(folder: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of all sample rows of a folder, files in the order in which they were written.
+
+    Texts come as dictionary arrays, one chunk per column; rows that a later file replaces are still in it.
+    Raises ValueError naming a file that cannot be read, has other columns, or a null where a value must be.
+    """
+    tables = [_read_columns(path, columns) for path in sample_files(folder)]
+    if not tables:
+        return SCHEMA.empty_table().select(columns)
+    whole = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+    single = all(column.num_chunks <= 1 for column in whole.columns)
+    return whole if single else whole.unify_dictionaries().combine_chunks()
 
 
 def sample_files(folder: Path) -> list[Path]:
@@ -125,16 +140,36 @@ def _read_folder(folder: Path, *, text: bool) -> pd.DataFrame:
 
 
 def _read(path: Path, *, text: bool) -> pd.DataFrame:
+    columns = [name for name in SCHEMA.names if text or name != "text"]
+    frame: pd.DataFrame = _read_table(path, columns).to_pandas()
+    return frame
+
+
+def _read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    texts = [name for name in columns if SCHEMA.field(name).type == pa.string()]
+    table = _read_table(path, columns, dictionaries=texts)
+    for name in columns:
+        known, got = SCHEMA.field(name).type, table.schema.field(name).type
+        if got != (_CODED if name in texts else known):
+            raise ValueError(f"{path}: column {name} must be {known}, got {got}: evaluate again")
+        if name not in NULLABLE and table[name].null_count:
+            raise ValueError(f"{path}: column {name} must have a value in every row: evaluate again")
+    return table
+
+
+def _read_table(path: Path, columns: Sequence[str], *, dictionaries: Sequence[str] = ()) -> pa.Table:
+    """Columns of one file in one thread: files are small, and starting threads costs more than it saves."""
     try:
-        names = pq.read_schema(path).names
-        if names != SCHEMA.names:
-            odd = sorted(set(names) ^ set(SCHEMA.names))
-            raise ValueError(f"{path} must have the columns of SCHEMA, but differs in {odd}: evaluate again")
-        table = pq.read_table(path, columns=[name for name in names if text or name != "text"])
+        with pq.ParquetFile(path, read_dictionary=list(dictionaries)) as file:
+            names = file.schema_arrow.names
+            if names != SCHEMA.names:
+                odd = sorted(set(names) ^ set(SCHEMA.names))
+                raise ValueError(
+                    f"{path} must have the columns of SCHEMA, but differs in {odd}: evaluate again"
+                )
+            return file.read(columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"{path} cannot be read ({error}): delete it and evaluate again") from error
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
 
 
 def _empty() -> pd.DataFrame:
