@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from tokensweep.identity import read_json
 from tokensweep.ledger import Status
-from tokensweep_analysis.claims import Judgement
-from tokensweep_analysis.contrasts import Contrast
-from tokensweep_analysis.intervals import NO_SPREAD, Estimate, Scores, arm_estimate, difference_estimate
-from tokensweep_analysis.metrics import Kind, Metric, metrics_of
-from tokensweep_analysis.passk import guess_floor
-from tokensweep_analysis.runs import Run, Scored, load_run
+from tokensweep_analysis.arms import Arm, Cell, dense, gather, pair_mismatch
+from tokensweep_analysis.bands import arm_band
+from tokensweep_analysis.claims import POOLED, Judgement, parse_claims
+from tokensweep_analysis.contrasts import Contrast, adjusted, contrasts_of, differences
+from tokensweep_analysis.intervals import NO_SPREAD, Estimate, arm_estimates
+from tokensweep_analysis.metrics import Kind, Metric
+from tokensweep_analysis.runs import Run, load_runs
+from tokensweep_analysis.verdicts import judge
 
 RATES = (
     "avg_completed",
@@ -26,7 +27,7 @@ RATES = (
     "error_fraction",
     "length_mean",
 )
-COSTS = ("kept_fraction", "entropy_kept_fraction", "generated_tokens", "seconds")
+COSTS = ("kept_fraction", "entropy_kept_fraction", "generated_tokens", "seconds", "device_hours")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,8 @@ class Row:
     num_questions: int = 0
     num_samples: int = 0  # per question, the fewest of any run
     answer_space: int | None = None  # answers that a blind guesser chooses from
-    results: Mapping[Metric, Estimate] = field(default_factory=dict)  # means over questions and runs
+    asked: tuple[Metric, ...] = ()  # the metrics to show
+    results: Mapping[Metric, Estimate] = field(default_factory=dict)  # means over questions and runs; all pass@k
     differences: Mapping[Metric, Estimate] = field(default_factory=dict)  # this arm minus the baseline
     remark: str = ""  # on the runs; what is missing in a single estimate stands in that
     caution: str = ""  # whether the model may have seen the problems before
@@ -55,6 +57,7 @@ class Row:
     entropy_kept_fraction: float | None = None  # share of the entropy that lies in them
     generated_tokens: float | None = None  # sampled for training
     seconds: float | None = None  # training and evaluation
+    device_hours: float | None = None  # of its devices together
     by_question: Mapping[str, float] = field(
         default_factory=dict
     )  # avg over runs and samples, by question id
@@ -94,54 +97,42 @@ class Comparison:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Every metric that some row has, kinds together, k and tau rising."""
-        known = {metric for row in self.rows for metric in row.results}
+        """Every metric that was asked for, kinds together, k and tau rising."""
+        known = {metric for row in self.rows for metric in row.asked}
         return tuple(sorted(known, key=lambda metric: (list(Kind).index(metric.kind), metric.at)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Arm:
-    """The runs of an arm that have one benchmark's evaluation, and how many were planned."""
-
-    seeds: tuple[int, ...] = ()
-    runs: tuple[Run, ...] = ()
-    scored: tuple[Scored, ...] = ()
-    num_planned: int = 0
-    num_failed: int = 0
-
-    def table(self, metric: Metric) -> Scores:
-        """The metric per run and question, [S, Q]."""
-        return np.stack([each.scores(metric) for each in self.scored])
-
-    def metrics(self, ks: Sequence[int] | None) -> list[Metric]:
-        """The metrics that every run has samples for; ``ks`` replaces what was asked for."""
-        fewest = min((each.num_samples for each in self.scored), default=0)
-        asked = ks if ks is not None else {k for each in self.scored for k in each.k}
-        taus = {tau for each in self.scored for tau in each.tau}
-        return metrics_of((k for k in asked if k <= fewest), taus)
-
-
-_Cell = tuple[str, str, str]  # setting, arm, benchmark
-
-
 def compare(
-    store: Path, name: str, *, ks: Sequence[int] | None = None, confidence: float = 0.95
+    store: Path,
+    name: str,
+    *,
+    ks: Sequence[int] | None = None,
+    confidence: float = 0.95,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """The comparison of the sweep ``name`` from what its run folders hold now.
 
-    ``ks`` replaces the k that the evaluations were planned for. Runs that failed or are missing are
-    listed, never guessed. Raises ValueError when there is no such sweep.
+    ``ks`` replaces the k that the evaluations were planned for; ``progress`` hears (runs loaded, runs).
+    Runs that failed or are missing are listed, never guessed. Raises ValueError when there is no such sweep,
+    or when its claims cannot be read.
     """
     sweep = read_json(store / "sweeps" / name / "sweep.json")
     entries = sweep["runs"]
-    runs = {entry["run_id"]: load_run(store / "runs" / entry["run_id"]) for entry in entries}
+    runs = load_runs([store / "runs" / entry["run_id"] for entry in entries], progress=progress)
     baseline = sweep.get("baseline")
-    arms = _arms(entries, runs)
-    rows = []
-    for cell, own in arms.items():
-        setting, arm, suite = cell
-        reference = _Arm() if baseline in (None, arm) else arms.get((setting, baseline, suite), _Arm())
-        rows.append(_row(cell, own, reference, ks=ks, confidence=confidence))
+    cells = gather(entries, runs)
+    several = {setting for setting, _, benchmark in cells if _has_pool(cells, setting)}
+    shown = {cell: arm for cell, arm in cells.items() if cell[2] != POOLED or cell[0] in several}
+    rows, contrasts = [], []
+    for cell, own in shown.items():
+        setting, arm, benchmark = cell
+        reference = Arm() if baseline in (None, arm) else shown.get((setting, baseline, benchmark), Arm())
+        row = _row(cell, own, reference, ks=ks, confidence=confidence)
+        rows.append(row)
+        contrasts += contrasts_of(
+            setting=setting, benchmark=benchmark, arm=arm, baseline=str(baseline), estimates=row.differences
+        )
+    claims = parse_claims(sweep.get("claims", []), arms=_arms_of(sweep), where=f"claims of {name}")
     return Comparison(
         name=name,
         scale=sweep.get("scale", ""),
@@ -153,137 +144,86 @@ def compare(
         confidence=confidence,
         rows=tuple(rows),
         troubles=tuple(t for entry in entries for t in _troubles(entry, runs[entry["run_id"]])),
+        contrasts=tuple(adjusted(contrasts)),
+        judgements=judge(claims, cells),
     )
 
 
-def to_frame(comparison: Comparison) -> pd.DataFrame:
-    """The rows as a flat table; shares are between 0 and 1, an estimate has columns for its interval."""
-    records = []
-    for row in comparison.rows:
-        record: dict[str, Any] = {
-            "sweep": comparison.name,
-            "scale": comparison.scale,
-            "setting": row.setting,
-            "arm": row.arm,
-            "benchmark": row.benchmark,
-            "runs": len(row.seeds),
-            "planned": row.num_planned,
-            "failed": row.num_failed,
-            "seeds": " ".join(map(str, row.seeds)),
-            "questions": row.num_questions,
-            "samples": row.num_samples,
-        }
-        for metric in comparison.metrics:
-            record |= _flat(str(metric), row.results.get(metric))
-            record |= _flat(f"difference {metric}", row.differences.get(metric))
-        for k in (int(metric.at) for metric in comparison.metrics if metric.kind is Kind.pass_at):
-            record[f"guess floor@{k}"] = guess_floor(row.answer_space, k) if row.answer_space else None
-        for name in (*RATES, *COSTS):
-            record[name] = getattr(row, name)
-        record["remark"] = row.remark
-        records.append(record)
-    return pd.DataFrame(records)
+def _has_pool(cells: Mapping[Cell, Arm], setting: str) -> bool:
+    """Whether a setting has several benchmarks: the mean over one says nothing new."""
+    return len({benchmark for place, _, benchmark in cells if place == setting}) > 2
 
 
-def _flat(name: str, estimate: Estimate | None) -> dict[str, Any]:
-    columns = {
-        "": "value",
-        " low": "low",
-        " high": "high",
-        " se": "standard_error",
-        " df": "df",
-        " estimand": "estimand",
-    }
-    return {f"{name}{suffix}": getattr(estimate, key, None) for suffix, key in columns.items()}
+def _arms_of(sweep: Mapping[str, Any]) -> set[str]:
+    """Arms that claims may name: also those that this scale leaves out, which the file was checked for."""
+    sides = [side for claim in sweep.get("claims", []) for side in str(claim.get("contrast", "")).split(" - ")]
+    return {entry["arm"] for entry in sweep["runs"]} | set(sides)
 
 
-def _arms(entries: Sequence[Mapping[str, Any]], runs: Mapping[str, Run]) -> dict[_Cell, _Arm]:
-    """Arms by cell in the order of the sweep, settings together."""
-    groups: dict[_Cell, list[Mapping[str, Any]]] = {}
-    for entry in entries:
-        for suite in entry["evals"]:
-            groups.setdefault((entry["setting"], entry["arm"], suite), []).append(entry)
-    first = {setting: place for place, (setting, _, _) in reversed(list(enumerate(groups)))}
-    cells = sorted(groups, key=lambda cell: first[cell[0]])
-    return {cell: _arm(groups[cell], cell[2], runs) for cell in cells}
-
-
-def _arm(entries: Sequence[Mapping[str, Any]], suite: str, runs: Mapping[str, Run]) -> _Arm:
-    done = [entry for entry in entries if entry["evals"][suite] in runs[entry["run_id"]].scored]
-    return _Arm(
-        seeds=tuple(int(entry["seed"]) for entry in done),
-        runs=tuple(runs[entry["run_id"]] for entry in done),
-        scored=tuple(runs[entry["run_id"]].scored[entry["evals"][suite]] for entry in done),
-        num_planned=len(entries),
-        num_failed=sum(runs[entry["run_id"]].state == Status.failed for entry in entries),
-    )
-
-
-def _row(cell: _Cell, own: _Arm, baseline: _Arm, *, ks: Sequence[int] | None, confidence: float) -> Row:
-    known: dict[str, Any] = {}
-    if own.scored:
-        odd = _mismatch(own.scored)
-        odd_pair = odd or _mismatch((*own.scored, *baseline.scored))
-        metrics = [] if odd else own.metrics(ks)
-        results = {each: arm_estimate(own.table(each), confidence=confidence) for each in metrics}
-        differences = {} if odd_pair else _differences(own, baseline, ks=ks, confidence=confidence)
-        remarks = [f"not comparable: {odd_pair}"] if odd_pair else []
-        estimates = [*results.values(), *differences.values()]
-        remarks += [part for each in estimates for part in each.remark.split("; ") if part]
-        known = {
-            "num_questions": len(own.scored[0].questions),
-            "num_samples": min(each.num_samples for each in own.scored),
-            "answer_space": own.scored[0].answer_space,
-            "results": {metric: each.clipped(0, 1) for metric, each in results.items()},
-            "differences": {metric: each.clipped(-1, 1) for metric, each in differences.items()},
-            "remark": "; ".join(part for part in dict.fromkeys(remarks) if part != NO_SPREAD),
-            "caution": "; ".join(dict.fromkeys(each.caution for each in own.scored if each.caution)),
-            **{name: _mean(getattr(each, name) for each in own.scored) for name in RATES},
-            **{name: _mean(run.costs.get(name) for run in own.runs) for name in COSTS},
-        }
+def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confidence: float) -> Row:
     setting, arm, benchmark = cell
-    return Row(
+    row = Row(
         setting=setting,
         arm=arm,
         benchmark=benchmark,
         seeds=own.seeds,
         num_planned=own.num_planned,
         num_failed=own.num_failed,
-        **known,
+    )
+    if not own.runs:
+        return row
+    metrics = [] if own.odd else own.metrics(ks)
+    results = _results(own, metrics, confidence)
+    there = set(baseline.metrics(ks))
+    compared = differences(own, baseline, metrics=[m for m in metrics if m in there], confidence=confidence)
+    odd = own.odd or (pair_mismatch(own, baseline) if baseline.runs else "")
+    return replace(
+        row,
+        num_questions=own.num_questions,
+        num_samples=own.num_samples,
+        answer_space=own.evaluations[0].answer_space if len(own.benchmarks) == 1 else None,
+        asked=tuple(metrics),
+        results=results,
+        differences=compared,
+        band={} if own.odd else _band(own, confidence),
+        remark=_remark(own, odd, [results[metric] for metric in metrics] + list(compared.values())),
+        caution="; ".join(dict.fromkeys(each.caution for each in own.evaluations if each.caution)),
+        by_question=_by_question(own) if metrics and len(own.benchmarks) == 1 else {},
+        **{name: own.mean(name) for name in RATES},
+        **{name: own.cost(name) for name in COSTS},
     )
 
 
-def _differences(
-    own: _Arm, baseline: _Arm, *, ks: Sequence[int] | None, confidence: float
-) -> dict[Metric, Estimate]:
-    there = set(baseline.metrics(ks))
-    return {
-        metric: difference_estimate(
-            own.table(metric),
-            baseline.table(metric),
-            seeds=own.seeds,
-            baseline_seeds=baseline.seeds,
-            confidence=confidence,
-        )
-        for metric in own.metrics(ks)
-        if metric in there
-    }
+def _results(own: Arm, metrics: Sequence[Metric], confidence: float) -> dict[Metric, Estimate]:
+    """The metrics that were asked for, and pass@k of every k."""
+    if not metrics:
+        return {}
+    every = dense(metrics, own.num_samples)
+    estimates = arm_estimates(own.tables(every), confidence=confidence)
+    return {metric: each.clipped(0, 1) for metric, each in zip(every, estimates, strict=True)}
 
 
-def _mismatch(scored: Sequence[Scored]) -> str:
-    """In what evaluations differ that must be alike to be compared; empty when they are alike."""
-    first = scored[0]
-    odd = [
-        name for name, value in first.conditions.items() if any(s.conditions[name] != value for s in scored)
-    ]
-    if not odd and any(each.questions != first.questions for each in scored):
-        odd = ["questions"]
-    return f"evaluations differ in {', '.join(odd)}" if odd else ""
+def _band(own: Arm, confidence: float) -> dict[Metric, tuple[float, float]]:
+    """The simultaneous band of pass@k at k = 1, 2, 4, ... and the number of samples."""
+    most = own.num_samples
+    passes = [Metric(Kind.pass_at, k) for k in sorted({*(2**i for i in range(most.bit_length())), most})]
+    band = arm_band(own.tables(passes), confidence=confidence)
+    ends = zip(np.clip(band.low, 0, 1).tolist(), np.clip(band.high, 0, 1).tolist(), strict=True)
+    return dict(zip(passes, ends, strict=True))
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+def _by_question(own: Arm) -> dict[str, float]:
+    means = own.tables([Metric(Kind.pass_at, 1)])[0].mean(axis=(0, 2))
+    return dict(zip(own.scored[0][0].questions, means.tolist(), strict=True))
+
+
+def _remark(own: Arm, odd: str, estimates: Sequence[Estimate]) -> str:
+    """What a reader of the row must know: what does not fit, ill runs, what intervals lack."""
+    parts = [f"not comparable: {odd}"] if odd else []
+    parts += [each.remark for each in own.evaluations if each.remark]
+    parts += [f"seed {seed}: {run.health}" for seed, run in zip(own.seeds, own.runs, strict=True) if run.health]
+    parts += [part for each in estimates for part in each.remark.split("; ")]
+    return "; ".join(part for part in dict.fromkeys(parts) if part and part != NO_SPREAD)
 
 
 def _troubles(entry: Mapping[str, Any], run: Run) -> list[Trouble]:

@@ -201,9 +201,8 @@ def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
     if seeds < LEAST_SEEDS:
         one = "one training run per arm: the claim is about two checkpoints" if seeds == 1 else f"{seeds} seeds"
         return f"{one}; a claim about a method needs {LEAST_SEEDS}"
-    fewest = min(len(own[0].questions) for own in left.scored)
-    if fewest < LEAST_QUESTIONS:
-        return f"{fewest} questions, a verdict needs {LEAST_QUESTIONS}"
+    if left.num_questions < LEAST_QUESTIONS:
+        return f"{left.num_questions} questions, a verdict needs {LEAST_QUESTIONS}"
     if ill := list(dict.fromkeys(run.health for run in left.runs if run.health)):
         return f"{claim.left} is not healthy: {ill[0]}"
     for name, what in (("truncated_fraction", "truncated"), ("no_answer_fraction", "unreadable")):

@@ -1,0 +1,111 @@
+"""A comparison as flat tables, for files that other programs read: a line per number, shares between 0 and 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from tokensweep_analysis.claims import Judgement
+from tokensweep_analysis.intervals import Estimate
+from tokensweep_analysis.tables import COSTS, RATES, Comparison, Row
+
+
+def ranking_frame(comparison: Comparison) -> pd.DataFrame:
+    """Every result with its interval: a line per setting, benchmark, arm and metric; rates and costs without."""
+    records = [record for row in comparison.rows for record in _results(row)]
+    columns = ("setting", "benchmark", "arm", "metric", "value", *_INTERVAL, *_COUNTS)
+    return pd.DataFrame(records, columns=list(columns))
+
+
+def contrast_frame(comparison: Comparison) -> pd.DataFrame:
+    """Every difference to the baseline: a line per setting, benchmark, arm and metric."""
+    records = [
+        {
+            "setting": each.setting,
+            "benchmark": each.benchmark,
+            "arm": each.arm,
+            "baseline": each.baseline,
+            "metric": each.metric.key,
+            "difference": each.estimate.value,
+            **_interval(each.estimate),
+            "runs": each.estimate.num_runs,
+            "questions": each.estimate.num_questions,
+            "p": each.p_value,
+            "p_holm": each.p_holm,
+            "detectable": each.detectable,
+            "remark": each.remark,
+        }
+        for each in comparison.contrasts
+    ]
+    names = ("setting", "benchmark", "arm", "baseline", "metric", "difference", *_INTERVAL, "runs", "questions")
+    return pd.DataFrame(records, columns=[*names, "p", "p_holm", "detectable", "remark"])
+
+
+def claim_frame(comparison: Comparison) -> pd.DataFrame:
+    """Every judgement: a line per claim and setting."""
+    return pd.DataFrame([_judgement(each) for each in comparison.judgements], columns=list(_CLAIM))
+
+
+_INTERVAL = ("low", "high", "standard_error", "df", "estimand")
+_COUNTS = ("runs", "planned", "failed", "questions", "samples", "seeds")
+
+
+def _results(row: Row) -> list[dict[str, Any]]:
+    where = {"setting": row.setting, "benchmark": row.benchmark, "arm": row.arm}
+    counts = {
+        "runs": len(row.seeds),
+        "planned": row.num_planned,
+        "failed": row.num_failed,
+        "questions": row.num_questions,
+        "samples": row.num_samples,
+        "seeds": " ".join(map(str, row.seeds)),
+    }
+    lines = [
+        {**where, "metric": metric.key, "value": each.value, **_interval(each), **counts}
+        for metric, each in row.results.items()
+    ]
+    others = ((name, getattr(row, name)) for name in (*RATES, *COSTS))
+    lines += [{**where, "metric": name, "value": value, **counts} for name, value in others if value is not None]
+    return lines
+
+
+def _interval(estimate: Estimate) -> dict[str, Any]:
+    return {name: getattr(estimate, name) for name in _INTERVAL}
+
+
+def _of_claim(name: str) -> Callable[[Judgement], Any]:
+    return lambda each: getattr(each.claim, name)
+
+
+def _of_judgement(name: str) -> Callable[[Judgement], Any]:
+    return lambda each: getattr(each, name)
+
+
+def _of_estimate(name: str) -> Callable[[Judgement], Any]:
+    return lambda each: getattr(each.estimate, name) if each.estimate else None
+
+
+_CLAIM: Mapping[str, Callable[[Judgement], Any]] = {
+    "id": _of_claim("id"),
+    **{name: _of_judgement(name) for name in ("setting", "verdict", "grade")},
+    "kind": _of_claim("kind"),
+    "contrast": _of_claim("contrast"),
+    "metric": _of_claim("measure"),
+    "difference": _of_estimate("value"),
+    **{name: _of_estimate(name) for name in ("low", "high")},
+    **{name: _of_judgement(name) for name in ("low_90", "high_90")},
+    "p": _of_judgement("p_value"),
+    **{name: _of_judgement(name) for name in ("p_holm", "detectable")},
+    **{name: _of_claim(name) for name in ("claimed", "margin")},
+    **{name: _of_judgement(name) for name in ("smallest_effect", "p_above_0", "p_above_smallest")},
+    **{name: _of_judgement(name) for name in ("rule", "reason")},
+    "source": _of_claim("source"),
+    "own": lambda each: not each.claim.model,
+    **{name: _of_claim(name) for name in ("model", "data")},
+}
+
+
+def _judgement(each: Judgement) -> dict[str, Any]:
+    return {column: of(each) for column, of in _CLAIM.items()}
