@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from tokensweep.ledger import Status
-
 from tokensweep_analysis.claims import POOLED
 from tokensweep_analysis.intervals import Scores
 from tokensweep_analysis.metrics import Kind, Metric, metrics_of
@@ -20,7 +19,7 @@ Cell = tuple[str, str, str]  # setting, arm, benchmark or POOLED
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """The runs of an arm that have been evaluated on every one of ``benchmarks``, and how many were planned."""
+    """The runs of an arm that were evaluated on every one of ``benchmarks``, and how many were planned."""
 
     benchmarks: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -55,7 +54,9 @@ class Arm:
         """The metrics that every run has samples for; ``ks`` replaces what was asked for."""
         asked = ks if ks is not None else {k for each in self.evaluations for k in (1, *each.k)}
         taus = [set(each.tau) for each in self.evaluations]
-        return metrics_of((k for k in asked if k <= self.num_samples), set.intersection(*taus) if taus else ())
+        return metrics_of(
+            (k for k in asked if k <= self.num_samples), set.intersection(*taus) if taus else ()
+        )
 
     def tables(self, metrics: Sequence[Metric]) -> list[Scores]:
         """Scores per benchmark, [S, Q, M]."""
@@ -73,7 +74,7 @@ class Arm:
 
 
 def gather(entries: Sequence[Mapping[str, Any]], runs: Mapping[str, Run]) -> dict[Cell, Arm]:
-    """Arms by cell in the order of the sweep, settings together, each setting's POOLED cell behind its others."""
+    """Arms by cell in the order of the sweep, settings together, the POOLED cell of each behind its others."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for entry in entries:
         groups.setdefault((entry["setting"], entry["arm"]), []).append(entry)

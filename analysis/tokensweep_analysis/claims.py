@@ -132,7 +132,7 @@ def _parse(entry: Mapping[str, Any], arms: Collection[str]) -> Claim:
     if unknown := sorted(set(map(str, entry)) - _KEYS):
         raise ValueError(f"unknown keys {', '.join(unknown)}: known are {', '.join(sorted(_KEYS))}")
     kind = _kind(entry.get("kind"))
-    texts = {key: str(entry.get(key) or "") for key in ("source", "setting", "model", "data")}
+    texts: dict[str, Any] = {key: str(entry.get(key) or "") for key in ("source", "setting", "model", "data")}
     if kind is ClaimKind.all_of:
         parts = entry.get("parts")
         if not isinstance(parts, list) or len(parts) < 2:
@@ -187,8 +187,8 @@ def parse_measure(given: Any) -> tuple[str, Metric]:
         return benchmark, _metric(name)
     except ValueError:
         raise ValueError(
-            f"metric must be BENCHMARK/METRIC with the benchmark {POOLED} or the name of a suite and the metric "
-            f"{_METRICS}, got {given!r}"
+            f"metric must be BENCHMARK/METRIC with the benchmark {POOLED} or the name of a suite and the "
+            f"metric {_METRICS}, got {given!r}"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""A comparison as flat tables, for files that other programs read: a line per number, shares between 0 and 1."""
+"""A comparison as flat tables, for files that other programs read; shares are between 0 and 1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokensweep_analysis.tables import COSTS, RATES, Comparison, Row
 
 
 def ranking_frame(comparison: Comparison) -> pd.DataFrame:
-    """Every result with its interval: a line per setting, benchmark, arm and metric; rates and costs without."""
+    """Every result with its interval, rates and costs: a line per setting, benchmark, arm and metric."""
     records = [record for row in comparison.rows for record in _results(row)]
     columns = ("setting", "benchmark", "arm", "metric", "value", *_INTERVAL, *_COUNTS)
     return pd.DataFrame(records, columns=list(columns))
@@ -39,7 +39,17 @@ def contrast_frame(comparison: Comparison) -> pd.DataFrame:
         }
         for each in comparison.contrasts
     ]
-    names = ("setting", "benchmark", "arm", "baseline", "metric", "difference", *_INTERVAL, "runs", "questions")
+    names = (
+        "setting",
+        "benchmark",
+        "arm",
+        "baseline",
+        "metric",
+        "difference",
+        *_INTERVAL,
+        "runs",
+        "questions",
+    )
     return pd.DataFrame(records, columns=[*names, "p", "p_holm", "detectable", "remark"])
 
 
@@ -67,7 +77,9 @@ def _results(row: Row) -> list[dict[str, Any]]:
         for metric, each in row.results.items()
     ]
     others = ((name, getattr(row, name)) for name in (*RATES, *COSTS))
-    lines += [{**where, "metric": name, "value": value, **counts} for name, value in others if value is not None]
+    lines += [
+        {**where, "metric": name, "value": value, **counts} for name, value in others if value is not None
+    ]
     return lines
 
 

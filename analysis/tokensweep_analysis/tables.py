@@ -44,7 +44,9 @@ class Row:
     num_samples: int = 0  # per question, the fewest of any run
     answer_space: int | None = None  # answers that a blind guesser chooses from
     asked: tuple[Metric, ...] = ()  # the metrics to show
-    results: Mapping[Metric, Estimate] = field(default_factory=dict)  # means over questions and runs; all pass@k
+    results: Mapping[Metric, Estimate] = field(
+        default_factory=dict
+    )  # means over questions and runs; all pass@k
     differences: Mapping[Metric, Estimate] = field(default_factory=dict)  # this arm minus the baseline
     remark: str = ""  # on the runs; what is missing in a single estimate stands in that
     caution: str = ""  # whether the model may have seen the problems before
@@ -156,7 +158,9 @@ def _has_pool(cells: Mapping[Cell, Arm], setting: str) -> bool:
 
 def _arms_of(sweep: Mapping[str, Any]) -> set[str]:
     """Arms that claims may name: also those that this scale leaves out, which the file was checked for."""
-    sides = [side for claim in sweep.get("claims", []) for side in str(claim.get("contrast", "")).split(" - ")]
+    sides = [
+        side for claim in sweep.get("claims", []) for side in str(claim.get("contrast", "")).split(" - ")
+    ]
     return {entry["arm"] for entry in sweep["runs"]} | set(sides)
 
 
@@ -176,6 +180,8 @@ def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confi
     results = _results(own, metrics, confidence)
     there = set(baseline.metrics(ks))
     compared = differences(own, baseline, metrics=[m for m in metrics if m in there], confidence=confidence)
+    known: dict[str, Any] = {name: own.mean(name) for name in RATES}
+    known |= {name: own.cost(name) for name in COSTS}
     odd = own.odd or (pair_mismatch(own, baseline) if baseline.runs else "")
     return replace(
         row,
@@ -189,8 +195,7 @@ def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confi
         remark=_remark(own, odd, [results[metric] for metric in metrics] + list(compared.values())),
         caution="; ".join(dict.fromkeys(each.caution for each in own.evaluations if each.caution)),
         by_question=_by_question(own) if metrics and len(own.benchmarks) == 1 else {},
-        **{name: own.mean(name) for name in RATES},
-        **{name: own.cost(name) for name in COSTS},
+        **known,
     )
 
 
@@ -221,7 +226,9 @@ def _remark(own: Arm, odd: str, estimates: Sequence[Estimate]) -> str:
     """What a reader of the row must know: what does not fit, ill runs, what intervals lack."""
     parts = [f"not comparable: {odd}"] if odd else []
     parts += [each.remark for each in own.evaluations if each.remark]
-    parts += [f"seed {seed}: {run.health}" for seed, run in zip(own.seeds, own.runs, strict=True) if run.health]
+    parts += [
+        f"seed {seed}: {run.health}" for seed, run in zip(own.seeds, own.runs, strict=True) if run.health
+    ]
     parts += [part for each in estimates for part in each.remark.split("; ")]
     return "; ".join(part for part in dict.fromkeys(parts) if part and part != NO_SPREAD)
 

@@ -1,8 +1,8 @@
 """Decides what the runs of a sweep say of its claims, by rules that were fixed before the runs.
 
-A verdict needs: arms that ran, evaluations that agree, the model and data that the claim is about, three seeds,
-twenty questions, a healthy arm on the side that is claimed to win, and a design that could have seen the
-claimed difference. What is missing is the reason of the verdict. Intervals and p values are adjusted by Holm
+A verdict needs: arms that ran, evaluations that agree, the model and data that the claim is about, three
+seeds, twenty questions, a healthy arm on the side that is claimed to win, and a design that could have seen
+the claimed difference. What is missing is the reason of the verdict. Intervals and p values are adjusted by Holm
 over the claims of a family: a paper's, or a sweep's own, in one setting.
 """
 
@@ -54,28 +54,27 @@ _RULES: Mapping[ClaimKind, _Rule] = {
         refuted=lambda ends, effect: ends.high_90 < effect or ends.high < 0,
         p_value=lambda estimate, _: estimate.p_value(),
         words="reproduced if the 95 % interval lies above 0, refuted if it lies below 0 or the 90 % interval "
-        "lies below {effect} points",
+        "lies below {effect}",
     ),
     ClaimKind.non_inferiority: _Rule(
         reproduced=lambda ends, margin: ends.low_90 > -margin,
         refuted=lambda ends, _: ends.high < 0,
         p_value=lambda estimate, margin: estimate.p_above(-margin),
-        words="reproduced if the 90 % interval lies above -{effect} points, else refuted if the 95 % interval "
-        "lies below 0",
+        words="reproduced if the 90 % interval lies above -{effect}, else refuted if the 95 % interval lies "
+        "below 0",
     ),
     ClaimKind.equivalence: _Rule(
         reproduced=lambda ends, margin: -margin < ends.low_90 and ends.high_90 < margin,
         refuted=lambda ends, margin: ends.low > margin or ends.high < -margin,
         p_value=tost_p,
-        words="reproduced if the 90 % interval lies within {effect} points of 0, refuted if the 95 % interval "
-        "lies outside",
+        words="reproduced if the 90 % interval lies within {effect} of 0, refuted if the 95 % interval lies "
+        "outside",
     ),
     ClaimKind.at_least: _Rule(
         reproduced=lambda ends, margin: ends.low > margin,
         refuted=lambda ends, margin: ends.high_90 < margin,
         p_value=lambda estimate, margin: estimate.p_value(margin),
-        words="reproduced if the 95 % interval lies above {effect} points, refuted if the 90 % interval lies "
-        "below",
+        words="reproduced if the 95 % interval lies above {effect}, refuted if the 90 % interval lies below",
     ),
 }
 
@@ -114,9 +113,7 @@ class _Obstacle:
     reason: str
 
 
-def _judge_family(
-    claims: Sequence[Claim], setting: str, cells: Mapping[Cell, Arm]
-) -> list[Judgement]:
+def _judge_family(claims: Sequence[Claim], setting: str, cells: Mapping[Cell, Arm]) -> list[Judgement]:
     found = {claim.id: _look(claim, setting, cells) for claim in claims}
     tested = [claim for claim in claims if found[claim.id][1] is not None and _decides(found[claim.id][0])]
     p_values = [_p_value(claim, found[claim.id][1]) for claim in tested]
@@ -144,9 +141,7 @@ def _p_value(claim: Claim, estimate: Estimate | None) -> float:
     return _RULES[claim.kind].p_value(estimate, claim.smallest_effect)
 
 
-def _look(
-    claim: Claim, setting: str, cells: Mapping[Cell, Arm]
-) -> tuple[_Obstacle | None, Estimate | None]:
+def _look(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> tuple[_Obstacle | None, Estimate | None]:
     """The difference as far as there is one, and what stands in the way of a verdict."""
     assert claim.metric is not None
     sides = [cells.get((setting, arm, claim.benchmark)) for arm in (claim.left, claim.right)]
@@ -186,7 +181,9 @@ def _another_subject(claim: Claim, left: Arm, right: Arm) -> str:
         ("data", claim.data, {*left.datas, *right.datas}),
     ):
         if wanted and {_plain(each) for each in got} != {_plain(wanted)}:
-            odd.append(f"{what} {' and '.join(sorted(got)) or 'that was not written down'} instead of {wanted}")
+            odd.append(
+                f"{what} {' and '.join(sorted(got)) or 'that was not written down'} instead of {wanted}"
+            )
     return "; ".join(odd)
 
 
@@ -199,7 +196,9 @@ def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
     """What forbids a verdict though there is a difference; empty when nothing does."""
     seeds = min(len(left.seeds), len(right.seeds))
     if seeds < LEAST_SEEDS:
-        one = "one training run per arm: the claim is about two checkpoints" if seeds == 1 else f"{seeds} seeds"
+        one = (
+            "one training run per arm: the claim is about two checkpoints" if seeds == 1 else f"{seeds} seeds"
+        )
         return f"{one}; a claim about a method needs {LEAST_SEEDS}"
     if left.num_questions < LEAST_QUESTIONS:
         return f"{left.num_questions} questions, a verdict needs {LEAST_QUESTIONS}"
@@ -209,8 +208,8 @@ def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
         mine, theirs = left.mean(name), right.mean(name)
         if mine is not None and theirs is not None and mine - theirs > MOST_GAP:
             return (
-                f"{100 * mine:.1f} % of the answers of {claim.left} are {what} and {100 * theirs:.1f} % of those "
-                f"of {claim.right}: they are not measured alike"
+                f"{100 * mine:.1f} % of the answers of {claim.left} are {what} and {100 * theirs:.1f} % of "
+                f"those of {claim.right}: they are not measured alike"
             )
     if isnan(estimate.standard_error):
         return "the scores have no spread, so there is no interval"
@@ -226,7 +225,9 @@ def _decide(
     obstacle: _Obstacle | None,
 ) -> Judgement:
     p_value, p_holm, confidence = level
-    shown = _without(claim, setting, _Obstacle(Verdict.inconclusive, obstacle.reason if obstacle else ""), estimate)
+    shown = _without(
+        claim, setting, _Obstacle(Verdict.inconclusive, obstacle.reason if obstacle else ""), estimate
+    )
     if isnan(p_value):
         return shown
     effect, rule = claim.smallest_effect, _RULES[claim.kind]
@@ -246,7 +247,7 @@ def _decide(
         shown,
         verdict=verdict,
         grade=_grade(claim, estimate) if verdict is Verdict.reproduced else "",
-        rule=rule.words.format(effect=f"{100 * effect:g}"),
+        rule=rule.words.format(effect=_points(effect)),
         reason=reason or _figures(verdict, ends, effect, belief.above(0), belief.above(effect), claim),
         estimate=estimate,
         low_90=ends.low_90,
@@ -260,6 +261,11 @@ def _decide(
     )
 
 
+def _points(share: float) -> str:
+    number = f"{100 * share:g}"
+    return f"{number} point" if number == "1" else f"{number} points"
+
+
 def _too_coarse(claim: Claim, detectable: float) -> str:
     """A design that cannot see the claimed difference shows an inflated one when it sees any.
 
@@ -268,8 +274,8 @@ def _too_coarse(claim: Claim, detectable: float) -> str:
     if claim.kind is not ClaimKind.superiority or claim.claimed is None or detectable <= abs(claim.claimed):
         return ""
     return (
-        f"the claim is {100 * claim.claimed:+.1f} points, and these runs detect {100 * detectable:.1f} points at "
-        "the least: add seeds or questions"
+        f"the claim is {100 * claim.claimed:+.1f} points, and these runs detect {100 * detectable:.1f} points "
+        "at the least: add seeds or questions"
     )
 
 
@@ -285,20 +291,21 @@ def _figures(
     verdict: Verdict, ends: _Bounds, effect: float, above_0: float, above_effect: float, claim: Claim
 ) -> str:
     """The ends that decided, and whether a sceptic agrees."""
-    points = f"[{100 * ends.low:+.1f}, {100 * ends.high:+.1f}] and [{100 * ends.low_90:+.1f}, {100 * ends.high_90:+.1f}]"
-    text = f"adjusted 95 % and 90 % intervals {points}"
+    text = f"95 % interval {_span(ends.low, ends.high)}, 90 % {_span(ends.low_90, ends.high_90)}"
     if claim.kind is not ClaimKind.superiority:
         return text
     if verdict is Verdict.reproduced and above_0 < _SURE:
         return f"{text}; a sceptic is not sure yet, P(difference > 0) = {above_0:.3f}"
     if verdict is Verdict.refuted and above_effect > _UNLIKELY:
-        return f"{text}; a sceptic is not sure yet, P(difference > {100 * effect:g} points) = {above_effect:.3f}"
+        return f"{text}; a sceptic is not sure yet, P(difference > {_points(effect)}) = {above_effect:.3f}"
     return text
 
 
-def _without(
-    claim: Claim, setting: str, obstacle: _Obstacle, estimate: Estimate | None = None
-) -> Judgement:
+def _span(low: float, high: float) -> str:
+    return f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def _without(claim: Claim, setting: str, obstacle: _Obstacle, estimate: Estimate | None = None) -> Judgement:
     """A judgement that no rule made."""
     return Judgement(
         claim=claim,
@@ -312,13 +319,21 @@ def _without(
     )
 
 
-_WEAKEST = (Verdict.refuted, Verdict.not_run, Verdict.not_comparable, Verdict.inconclusive, Verdict.reproduced)
+_WEAKEST = (
+    Verdict.refuted,
+    Verdict.not_run,
+    Verdict.not_comparable,
+    Verdict.inconclusive,
+    Verdict.reproduced,
+)
 
 
 def _all_of(claim: Claim, setting: str, parts: Sequence[Judgement]) -> Judgement:
     """Refuted by one refuted part, reproduced by all; Holm has adjusted the parts with their family."""
     if len(parts) < len(claim.parts):
-        return _without(claim, setting, _Obstacle(Verdict.not_run, "some of its parts are about other settings"))
+        return _without(
+            claim, setting, _Obstacle(Verdict.not_run, "some of its parts are about other settings")
+        )
     verdict = min((part.verdict for part in parts), key=_WEAKEST.index)
     return Judgement(
         claim=claim,

@@ -136,7 +136,7 @@ def show_report(store: Path, name: str, *, tracking_uri: str | None, console: Co
     files = write_report(table, store / "sweeps" / name / "report")
     for renderable in files.renderables:
         console.print(renderable)
-    console.print(f"report  {files.markdown}\n        {files.csv}", highlight=False, soft_wrap=True)
+    console.print(f"report  {files.markdown}\n        {files.tables[0]}", highlight=False, soft_wrap=True)
     if tracking_uri is None:
         return
     synced = sync_sweep(store, name, uri=tracking_uri)

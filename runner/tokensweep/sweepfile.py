@@ -14,7 +14,18 @@ from tokensweep.names import check_label, check_name, printable
 from tokensweep.paths import sweep_dirs
 from tokensweep_analysis.claims import parse_claims
 
-_TOP_KEYS = {"paper", "question", "base", "arms", "baseline", "seeds", "settings", "about", "claims", "scales"}
+_TOP_KEYS = {
+    "paper",
+    "question",
+    "base",
+    "arms",
+    "baseline",
+    "seeds",
+    "settings",
+    "about",
+    "claims",
+    "scales",
+}
 _SCALE_KEYS = {"base", "arms", "seeds", "settings", "claims", "note"}
 _ABOUT_KEYS = {"model", "data"}
 
@@ -114,7 +125,10 @@ def load_sweep(
 def _claims(content: Mapping[str, Any], at_scale: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A scale's own claims, then those of the file, which are about its ``about``."""
     about = content.get("about", {})
-    return [*map(dict, at_scale.get("claims", [])), *({**about, **each} for each in content.get("claims", []))]
+    return [
+        *map(dict, at_scale.get("claims", [])),
+        *({**about, **each} for each in content.get("claims", [])),
+    ]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -134,7 +148,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: baseline must be one of the arms {', '.join(content['arms'])}")
     _only(content.get("about", {}), _ABOUT_KEYS, f"{path}: about")
     for scale, at_scale in content["scales"].items():
-        parse_claims(_claims(content, at_scale or {}), arms=content["arms"], where=f"{path}: claims at scale {scale}")
+        parse_claims(
+            _claims(content, at_scale or {}), arms=content["arms"], where=f"{path}: claims at scale {scale}"
+        )
     return content
 
 
