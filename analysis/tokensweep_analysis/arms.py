@@ -74,7 +74,7 @@ class Arm:
 
 
 def gather(entries: Sequence[Mapping[str, Any]], runs: Mapping[str, Run]) -> dict[Cell, Arm]:
-    """Arms by cell in the order of the sweep, settings together, the POOLED cell of each behind its others."""
+    """Arms by cell in the order of the sweep, settings together, each one's POOLED cell last."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for entry in entries:
         groups.setdefault((entry["setting"], entry["arm"]), []).append(entry)

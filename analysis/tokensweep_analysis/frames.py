@@ -9,6 +9,8 @@ import pandas as pd
 
 from tokensweep_analysis.claims import Judgement
 from tokensweep_analysis.intervals import Estimate
+from tokensweep_analysis.metrics import Kind
+from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.tables import COSTS, RATES, Comparison, Row
 
 
@@ -76,7 +78,10 @@ def _results(row: Row) -> list[dict[str, Any]]:
         {**where, "metric": metric.key, "value": each.value, **_interval(each), **counts}
         for metric, each in row.results.items()
     ]
-    others = ((name, getattr(row, name)) for name in (*RATES, *COSTS))
+    others = [(name, getattr(row, name)) for name in (*RATES, *COSTS)]
+    if row.answer_space:
+        ks = sorted({int(metric.at) for metric in row.asked if metric.kind is Kind.pass_at})
+        others += [(f"guess_floor_at_{k}", guess_floor(row.answer_space, k)) for k in ks]
     lines += [
         {**where, "metric": name, "value": value, **counts} for name, value in others if value is not None
     ]

@@ -215,7 +215,7 @@ def _facts(comparison: Comparison, rows: Sequence[Row], passes: Sequence[Metric]
     if any(row.differences for row in done):
         yield (
             f"Differences are to {comparison.baseline}, paired by question, and by seed where seeds agree; "
-            "their intervals are not adjusted for the number of comparisons, Holm p is, over the arms of a table. "
+            "their intervals are not adjusted for the number of comparisons, Holm p is, over a table's arms. "
             "Detects is the smallest true difference that such runs find in 80 of 100 repetitions."
         )
     yield "Tokens and seconds are per run, rates are of the evaluation."

@@ -10,9 +10,9 @@ from tokensweep_analysis.layout import Cell, Column
 from tokensweep_analysis.sections import column, estimated, p_value, share
 
 HOW_TO_READ = (
-    "Reproduced and refuted follow rules that the code had before the runs; inconclusive means that these runs "
-    "cannot tell, and is no evidence for equality. Intervals and Holm p are adjusted over the claims of the "
-    "paper, or of the sweep itself, in one setting."
+    "Reproduced and refuted follow rules that the code had before the runs; inconclusive means that these "
+    "runs cannot tell, and is no evidence for equality. Intervals and Holm p are adjusted over the claims of "
+    "the paper, or of the sweep itself, in one setting."
 )
 
 

@@ -2,8 +2,8 @@
 
 A verdict needs: arms that ran, evaluations that agree, the model and data that the claim is about, three
 seeds, twenty questions, a healthy arm on the side that is claimed to win, and a design that could have seen
-the claimed difference. What is missing is the reason of the verdict. Intervals and p values are adjusted by Holm
-over the claims of a family: a paper's, or a sweep's own, in one setting.
+the claimed difference. What is missing is the reason of the verdict. Intervals and p values are adjusted by
+Holm over the claims of a family: a paper's, or a sweep's own, in one setting.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SURE, _UNLIKELY = 0.975, 0.05  # what a sceptic must believe to agree
 
 
 @dataclass(frozen=True)
-class _Bounds:
+class Bounds:
     """Ends of the adjusted intervals of a difference."""
 
     low: float
@@ -39,38 +39,38 @@ class _Bounds:
 
 
 @dataclass(frozen=True)
-class _Rule:
+class Rule:
     """When a claim counts as reproduced and as refuted, and how that is said."""
 
-    reproduced: Callable[[_Bounds, float], bool]  # bounds, margin or smallest effect
-    refuted: Callable[[_Bounds, float], bool]
+    reproduced: Callable[[Bounds, float], bool]  # bounds, margin or smallest effect
+    refuted: Callable[[Bounds, float], bool]
     p_value: Callable[[Estimate, float], float]
     words: str
 
 
-_RULES: Mapping[ClaimKind, _Rule] = {
-    ClaimKind.superiority: _Rule(
+RULES: Mapping[ClaimKind, Rule] = {
+    ClaimKind.superiority: Rule(
         reproduced=lambda ends, _: ends.low > 0,
         refuted=lambda ends, effect: ends.high_90 < effect or ends.high < 0,
         p_value=lambda estimate, _: estimate.p_value(),
         words="reproduced if the 95 % interval lies above 0, refuted if it lies below 0 or the 90 % interval "
         "lies below {effect}",
     ),
-    ClaimKind.non_inferiority: _Rule(
+    ClaimKind.non_inferiority: Rule(
         reproduced=lambda ends, margin: ends.low_90 > -margin,
         refuted=lambda ends, _: ends.high < 0,
         p_value=lambda estimate, margin: estimate.p_above(-margin),
         words="reproduced if the 90 % interval lies above -{effect}, else refuted if the 95 % interval lies "
         "below 0",
     ),
-    ClaimKind.equivalence: _Rule(
+    ClaimKind.equivalence: Rule(
         reproduced=lambda ends, margin: -margin < ends.low_90 and ends.high_90 < margin,
         refuted=lambda ends, margin: ends.low > margin or ends.high < -margin,
         p_value=tost_p,
         words="reproduced if the 90 % interval lies within {effect} of 0, refuted if the 95 % interval lies "
         "outside",
     ),
-    ClaimKind.at_least: _Rule(
+    ClaimKind.at_least: Rule(
         reproduced=lambda ends, margin: ends.low > margin,
         refuted=lambda ends, margin: ends.high_90 < margin,
         p_value=lambda estimate, margin: estimate.p_value(margin),
@@ -138,7 +138,7 @@ def _decides(obstacle: _Obstacle | None) -> bool:
 
 def _p_value(claim: Claim, estimate: Estimate | None) -> float:
     assert estimate is not None
-    return _RULES[claim.kind].p_value(estimate, claim.smallest_effect)
+    return RULES[claim.kind].p_value(estimate, claim.smallest_effect)
 
 
 def _look(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> tuple[_Obstacle | None, Estimate | None]:
@@ -230,9 +230,9 @@ def _decide(
     )
     if isnan(p_value):
         return shown
-    effect, rule = claim.smallest_effect, _RULES[claim.kind]
+    effect, rule = claim.smallest_effect, RULES[claim.kind]
     estimate = estimate.at(confidence)
-    ends = _Bounds(estimate.low, estimate.high, *estimate.interval(1 - 2 * (1 - confidence)))
+    ends = Bounds(estimate.low, estimate.high, *estimate.interval(1 - 2 * (1 - confidence)))
     detectable = estimate.detectable(alpha=1 - confidence)
     verdict = Verdict.inconclusive
     if rule.reproduced(ends, effect):
@@ -274,7 +274,7 @@ def _too_coarse(claim: Claim, detectable: float) -> str:
     if claim.kind is not ClaimKind.superiority or claim.claimed is None or detectable <= abs(claim.claimed):
         return ""
     return (
-        f"the claim is {100 * claim.claimed:+.1f} points, and these runs detect {100 * detectable:.1f} points "
+        f"the claim is {100 * claim.claimed:+.1f} points, and these runs detect {100 * detectable:.1f} "
         "at the least: add seeds or questions"
     )
 
@@ -288,7 +288,7 @@ def _grade(claim: Claim, estimate: Estimate) -> str:
 
 
 def _figures(
-    verdict: Verdict, ends: _Bounds, effect: float, above_0: float, above_effect: float, claim: Claim
+    verdict: Verdict, ends: Bounds, effect: float, above_0: float, above_effect: float, claim: Claim
 ) -> str:
     """The ends that decided, and whether a sceptic agrees."""
     text = f"95 % interval {_span(ends.low, ends.high)}, 90 % {_span(ends.low_90, ends.high_90)}"

@@ -13,10 +13,12 @@ from rich.console import Console
 
 from tokensweep.files import write_json
 from tokensweep.identity import read_json
+from tokensweep_analysis.contrasts import contrasts_of
+from tokensweep_analysis.frames import ranking_frame
 from tokensweep_analysis.intervals import Estimand, Estimate
 from tokensweep_analysis.metrics import Kind, Metric, metrics_of
 from tokensweep_analysis.report import render, to_compact_markdown, to_markdown, write_report
-from tokensweep_analysis.tables import Comparison, Row, compare, to_frame
+from tokensweep_analysis.tables import Comparison, Row, compare
 
 Make = Callable[..., None]
 
@@ -78,7 +80,7 @@ def test_only_the_smallest_and_the_largest_k_are_shown(store: Path) -> None:
     text = to_markdown(comparison)
     shown = [name for k in (1, 2, 3, 4) for name in (f"pass@{k}", f"maj@{k}", f"pass^{k}") if name in text]
     assert shown == ["pass@1", "pass@4", "maj@4", "pass^4"]
-    assert "maj@2" in to_frame(comparison).columns
+    assert "maj_at_2" in set(ranking_frame(comparison)["metric"])
 
 
 def test_a_readme_has_the_guess_floor_but_no_reliability(store: Path) -> None:
@@ -126,7 +128,7 @@ def test_only_differences_whose_interval_excludes_zero_are_bold() -> None:
     text = console.file.getvalue()
     assert "-12.1" in text
     bold = re.findall(r"\x1b\[1m *([^\x1b]*)", text)
-    assert [part for part in bold if "." in part and "@" not in part] == ["-64.4", "[-80.4, -48.5]"]
+    assert [part for part in bold if "." in part and "@" not in part] == ["-64.4 [-80.4, -48.5]"]
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
@@ -151,6 +153,7 @@ def test_every_number_stands_unbroken_in_the_terminal(width: int) -> None:
 
 def _wide_comparison() -> Comparison:
     """A comparison whose numbers are as wide as they get: two more columns than 80 characters can hold."""
+    asked = metrics_of([1, 32], [0.5, 0.9])
     rows = [
         Row(
             setting="ops",
@@ -162,16 +165,9 @@ def _wide_comparison() -> Comparison:
             num_questions=128,
             num_samples=32,
             answer_space=1000,
-            results={
-                metric: _estimate(value + place / 1000, 0.0, 1.0)
-                for place, metric in enumerate(metrics_of([1, 32], [0.5, 0.9]))
-            },
-            differences={}
-            if arm == "all"
-            else {
-                Metric(Kind.pass_at, 1): _estimate(*difference),
-                Metric(Kind.pass_at, 32): _estimate(-0.121, -1.0, 1.0),
-            },
+            asked=tuple(asked),
+            results={metric: _estimate(value + place / 1000, 0.0, 1.0) for place, metric in enumerate(asked)},
+            differences=_differences(*difference) if difference else {},
             kept_fraction=0.2,
             entropy_kept_fraction=1.0,
             truncated_fraction=0.123,
@@ -197,7 +193,21 @@ def _wide_comparison() -> Comparison:
         confidence=0.95,
         rows=tuple(rows),
         troubles=(),
+        contrasts=tuple(
+            each
+            for row in rows
+            for each in contrasts_of(
+                setting="ops", benchmark="ops", arm=row.arm, baseline="all", estimates=row.differences
+            )
+        ),
     )
+
+
+def _differences(value: float, low: float, high: float) -> dict[Metric, Estimate]:
+    return {
+        Metric(Kind.pass_at, 1): _estimate(value, low, high),
+        Metric(Kind.pass_at, 32): _estimate(-0.121, -1.0, 1.0),
+    }
 
 
 def _estimate(value: float, low: float, high: float) -> Estimate:
@@ -235,8 +245,12 @@ def test_a_sweep_without_any_result_still_has_a_report(tmp_path: Path, make_swee
 def test_the_report_is_written_as_markdown_and_csv(store: Path) -> None:
     files = write_report(compare(store, "demo"), store / "sweeps" / "demo" / "report")
     assert files.markdown.read_text().startswith("# demo\n")
-    assert list(pd.read_csv(files.csv)["arm"]) == ["all", "top"]
-    assert sorted(path.name for path in files.csv.parent.iterdir()) == ["report.md", "table.csv"]
+    ranking, contrasts, claims = (pd.read_csv(path) for path in files.tables)
+    assert set(ranking["arm"]) == {"all", "top"}
+    assert set(contrasts["arm"]) == {"top"}
+    assert len(claims) == 0
+    names = ["claims.csv", "contrasts.csv", "ranking.csv", "report.md"]
+    assert sorted(path.name for path in files.markdown.parent.iterdir()) == names
 
 
 def test_a_report_that_cannot_be_written_names_the_file(store: Path) -> None:

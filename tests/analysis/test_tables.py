@@ -12,7 +12,7 @@ from tokensweep.ledger import Attempt
 from tokensweep.sync import legal_name
 from tokensweep_analysis.intervals import Estimand, arm_estimate, difference_estimate
 from tokensweep_analysis.metrics import Kind, Metric, metrics_of
-from tokensweep_analysis.tables import Row, compare, to_frame
+from tokensweep_analysis.tables import Row, compare
 
 Make = Callable[..., None]
 
@@ -161,22 +161,6 @@ def test_every_metric_has_an_interval_over_questions_and_seeds(store: Path) -> N
         assert comparison.rows[1].differences[metric].estimand == Estimand.E4
 
 
-def test_the_flat_table_holds_every_metric_and_the_guess_floor(store: Path) -> None:
-    columns = to_frame(compare(store, "demo")).to_dict("list")
-    for name in (
-        "maj@4",
-        "maj@4 low",
-        "pass^4",
-        "cover@0.5",
-        "difference maj@4",
-        "difference cover@0.5 high",
-    ):
-        assert name in columns
-    # Ten digits: one guess in ten is right, four all miss with probability 0.9^4 = 0.6561.
-    assert columns["guess floor@1"] == pytest.approx([0.1, 0.1])
-    assert columns["guess floor@4"] == pytest.approx([0.3439, 0.3439])
-
-
 def test_a_metric_is_named_for_people_and_for_mlflow() -> None:
     metrics = metrics_of([8, 1], [0.9])
     assert [str(metric) for metric in metrics] == ["pass@1", "pass@8", "maj@8", "pass^8", "cover@0.9"]
@@ -188,15 +172,3 @@ def test_a_metric_is_named_for_people_and_for_mlflow() -> None:
         "cover_at_0.9",
     ]
     assert all(legal_name(metric.key) == metric.key for metric in metrics)
-
-
-def test_the_flat_table_has_a_row_per_arm_and_the_interval_in_columns(store: Path) -> None:
-    columns = to_frame(compare(store, "demo")).to_dict("list")
-    assert columns["arm"] == ["all", "top"]
-    assert columns["pass@1"] == pytest.approx([0.5, 0.625])
-    assert [low < value for low, value in zip(columns["pass@1 low"], columns["pass@1"], strict=True)] == [
-        True,
-        True,
-    ]
-    assert columns["difference pass@1"] == pytest.approx([np.nan, 0.125], nan_ok=True)
-    assert columns["failed"] == [0, 1]
