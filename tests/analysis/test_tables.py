@@ -85,7 +85,7 @@ def test_arms_graded_differently_are_not_compared(tmp_path: Path, make_run: Make
     make_sweep(tmp_path, [("all", 0, "a0"), ("top", 0, "t0")])
     row = _rows(tmp_path)["top"]
     assert row.differences == {}
-    assert "not comparable: evaluations differ in grader" in row.remark
+    assert "not comparable: evaluations of ops differ in grader" in row.remark
     assert row.results[pass_at(1)].value == pytest.approx(5 / 8)
 
 
@@ -96,7 +96,7 @@ def test_runs_of_one_arm_that_were_sampled_differently_are_not_averaged(
     make_run(tmp_path, "a1", correct=[2, 3], seed=1, columns={"decode_hash": "warmer"})
     make_sweep(tmp_path, [("all", 0, "a0"), ("all", 1, "a1")])
     row = _rows(tmp_path)["all"]
-    assert (row.results, row.remark) == ({}, "not comparable: evaluations differ in decode_hash")
+    assert (row.results, row.remark) == ({}, "not comparable: evaluations of ops differ in decode_hash")
 
 
 def test_one_seed_is_a_claim_about_checkpoints(tmp_path: Path, make_run: Make, make_sweep: Make) -> None:
@@ -112,8 +112,8 @@ def test_k_above_the_samples_of_a_run_is_left_out(tmp_path: Path, make_run: Make
     make_run(tmp_path, "a0", correct=[1, 2], num_samples=8, k=(1, 8))
     make_run(tmp_path, "a1", correct=[1, 2], num_samples=4, k=(1, 4), seed=1)
     make_sweep(tmp_path, [("all", 0, "a0"), ("all", 1, "a1")])
-    assert list(_rows(tmp_path)["all"].results) == metrics_of([1, 4], [0.5])
-    assert list(compare(tmp_path, "demo", ks=[2]).rows[0].results) == metrics_of([2], [0.5])
+    assert list(_rows(tmp_path)["all"].asked) == metrics_of([1, 4], [0.5])
+    assert list(compare(tmp_path, "demo", ks=[2]).rows[0].asked) == metrics_of([2], [0.5])
 
 
 def test_a_damaged_run_does_not_hide_the_others(store: Path) -> None:
