@@ -38,15 +38,17 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
 
 
 def holm_confidences(p_values: Sequence[float], *, confidence: float = 0.95) -> list[float]:
-    """The confidence of each contrast's interval after Holm's adjustment; two-sided p for no difference.
+    """The confidence of each contrast's interval after Holm's adjustment of the tests with these p.
 
     With p ascending, m of them and ``alpha = 1 - confidence``, step j has level ``alpha / (m - j + 1)``; from
-    the first step that is not significant on, all contrasts have the level of that step. NaN gets NaN.
+    the first step that is not significant on, all contrasts have the level of that step. NaN gets NaN. Of
+    one-sided tests with levels a, the interval to look at is that of confidence ``1 - 2 a``.
 
-    Exact: the interval of a contrast excludes 0 if and only if its Holm-adjusted p is below alpha, so the
-    chance of any false finding against 0 is at most alpha. Not exact: ends of intervals held to other values
-    than 0, and all of them holding at once, which needs ``1 - alpha / m`` (:func:`bonferroni_confidence`) or
-    :func:`holm` on the p values of those very tests.
+    Exact: an interval leaves out the value that its p was for if and only if the Holm-adjusted p is at most
+    alpha, so the chance of any false finding is at most alpha. Only that: an end held to another value needs
+    the levels of that test's own p values, or ``1 - alpha / m`` (:func:`bonferroni_confidence`), which also
+    makes all intervals hold at once. With levels borrowed from tests against 0, some effect of 3.5 standard
+    errors is ruled out falsely in 26 % of families of eight instead of 5 % (simulated).
     Source: levels as in Strassburger and Bretz, Statist. Med. 27 (2008) 4914. Departure: a contrast that is
     significant keeps the interval of its own step, where theirs ends at 0.
     """
