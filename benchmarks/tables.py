@@ -11,21 +11,21 @@ from benchmarks.frame import Benchmark, Case, Goal
 from tokensweep.files import write_text
 
 README = Path(__file__).resolve().parent / "README.md"
-_BEGIN, _END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 Rounds = Sequence[Mapping[str, float]]
 
 
-def insert_tables(readme: Path, tables: Mapping[str, str]) -> None:
-    """Replace what stands between the markers of ``readme`` by the tables, in one step.
+def insert_tables(readme: Path, tables: Mapping[str, str], *, block: str = "benchmarks") -> None:
+    """Replace what stands between the markers of a block of ``readme`` by the tables, in one step.
 
     Raises ValueError unless it has each marker once and in order.
     """
+    first, last = (f"<!-- {block}:{side} -->" for side in ("begin", "end"))
     text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not end or text.count(_BEGIN) + text.count(_END) != 2:
-        raise ValueError(f"{readme} must have {_BEGIN} and below it {_END}, each once")
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not end or text.count(first) + text.count(last) != 2:
+        raise ValueError(f"{readme} must have {first} and below it {last}, each once")
     body = "\n".join(tables.values())
     write_text(readme, f"{before}{begin}\n\n{body}\n{end}{after}")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from statsmodels.stats.multitest import multipletests
+from scipy.stats import false_discovery_control
 
 _Floats = NDArray[np.float64]
 
@@ -14,9 +14,18 @@ _Floats = NDArray[np.float64]
 def holm(p_values: Sequence[float]) -> list[float]:
     """p adjusted by Holm's step-down method: the family-wise error rate stays below what they are held to.
 
-    For claims that were fixed before the runs. NaN stays NaN and does not count.
+    For claims that were fixed before the runs. NaN stays NaN and does not count. Source: S. Holm,
+    Scand. J. Statist. 6 (1979) 65. Not statsmodels' ``multipletests``, which collects garbage in each call.
     """
-    return _adjusted(p_values, "holm")
+
+    def adjusted(known: _Floats) -> _Floats:
+        order = np.argsort(known, kind="stable")
+        steps = known[order] * np.arange(len(known), 0, -1)
+        result = np.empty_like(known)
+        result[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+        return result
+
+    return _for_known(p_values, adjusted)
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
@@ -25,22 +34,23 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     For grids that are explored. Holds for independent or positively dependent tests, as of arms that meet
     one baseline. NaN stays NaN and does not count.
     """
-    return _adjusted(p_values, "fdr_bh")
+    return _for_known(p_values, false_discovery_control)
 
 
 def holm_confidences(p_values: Sequence[float], *, confidence: float = 0.95) -> list[float]:
-    """The confidence of each contrast's interval after Holm's adjustment; two-sided p for no difference.
+    """The confidence of each contrast's interval after Holm's adjustment of the tests with these p.
 
     With p ascending, m of them and ``alpha = 1 - confidence``, step j has level ``alpha / (m - j + 1)``; from
-    the first step that is not significant on, all contrasts have the level of that step. NaN gets NaN.
+    the first step that is not significant on, all contrasts have the level of that step. NaN gets NaN. Of
+    one-sided tests with levels a, the interval to look at is that of confidence ``1 - 2 a``.
 
-    Exact: the interval of a contrast excludes 0 if and only if its Holm-adjusted p is below alpha, so the
-    chance of any false finding against 0 is at most alpha. Not exact: ends of intervals held to other values
-    than 0, and all of them holding at once, which needs ``1 - alpha / m`` (:func:`bonferroni_confidence`) or
-    :func:`holm` on the p values of those very tests.
-    Source: S. Holm, Scand. J. Statist. 6 (1979) 65; interval levels as in Strassburger and Bretz,
-    Statist. Med. 27 (2008) 4914. Departure: a rejected contrast keeps the interval of its own step, where
-    theirs ends at 0.
+    Exact: an interval leaves out the value that its p was for if and only if the Holm-adjusted p is at most
+    alpha, so the chance of any false finding is at most alpha. Only that: an end held to another value needs
+    the levels of that test's own p values, or ``1 - alpha / m`` (:func:`bonferroni_confidence`), which also
+    makes all intervals hold at once. With levels borrowed from tests against 0, some effect of 3.5 standard
+    errors is ruled out falsely in 26 % of families of eight instead of 5 % (simulated).
+    Source: levels as in Strassburger and Bretz, Statist. Med. 27 (2008) 4914. Departure: a contrast that is
+    significant keeps the interval of its own step, where theirs ends at 0.
     """
 
     def levels(known: _Floats) -> _Floats:
@@ -61,10 +71,6 @@ def bonferroni_confidence(num_contrasts: int, *, confidence: float = 0.95) -> fl
     if num_contrasts < 1:
         raise ValueError(f"a family needs at least one contrast, got {num_contrasts}")
     return 1 - (1 - confidence) / num_contrasts
-
-
-def _adjusted(p_values: Sequence[float], method: str) -> list[float]:
-    return _for_known(p_values, lambda known: multipletests(known, method=method)[1])
 
 
 def _for_known(p_values: Sequence[float], function: Callable[[_Floats], _Floats]) -> list[float]:
