@@ -89,6 +89,7 @@ def write_run(
             benchmark=suite,
             question_id=f"q{question}",
             sample_idx=sample,
+            sampling_seed=sample,
             grade="correct" if sample < count else "wrong",
             **(columns or {}),
         )
