@@ -20,7 +20,7 @@ from benchmarks.tables import README, insert_tables, to_markdown
 from tokensweep.files import write_json
 from tokensweep.identity import code_sha
 
-NAMES = ("head", "step", "engines", "planning", "syncing")
+NAMES = ("head", "step", "engines", "planning", "syncing", "reporting")
 _ROOT = Path(__file__).resolve().parent.parent
 _RESULTS = Path(__file__).resolve().parent / "results"
 _LIBRARIES = ("torch", "transformers", "trl", "liger-kernel", "hydra-core", "mlflow")

@@ -20,8 +20,9 @@ _KIBIBYTES_PER_MB = 1e6 / 1024
 class Goal:
     """What a variant has to reach. ``ratio`` is to the baseline: at most for costs, at least for rates."""
 
-    ratio: float
+    ratio: float | None = None
     peak_mb: float | None = None  # at most
+    wall_s: float | None = None  # at most: a promise to somebody who waits, so for a machine that is not busy
 
 
 @dataclass(frozen=True, kw_only=True)

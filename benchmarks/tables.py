@@ -70,12 +70,15 @@ def _goal(benchmark: Benchmark, goal: Goal | None, rounds: Rounds, *, base: floa
     if goal is None:
         return ""
     ratio = _value(benchmark, rounds) / base
-    met = ratio >= goal.ratio if benchmark.rate else ratio <= goal.ratio
-    text = f"{'≥' if benchmark.rate else '≤'} {goal.ratio:g}"
-    if goal.peak_mb is not None:
-        met &= _median(rounds, "peak_mb") <= goal.peak_mb
-        text += f", ≤ {goal.peak_mb:g} MB"
-    return f"{text}: {'met' if met else 'missed'}"
+    met, parts = True, []
+    if goal.ratio is not None:
+        met = ratio >= goal.ratio if benchmark.rate else ratio <= goal.ratio
+        parts.append(f"{'≥' if benchmark.rate else '≤'} {goal.ratio:g}")
+    for most, key, unit in ((goal.peak_mb, "peak_mb", "MB"), (goal.wall_s, "wall_s", "s")):
+        if most is not None:
+            met &= _median(rounds, key) <= most
+            parts.append(f"≤ {most:g} {unit}")
+    return f"{', '.join(parts)}: {'met' if met else 'missed'}"
 
 
 def _median(rounds: Rounds, key: str) -> float:

@@ -169,9 +169,11 @@ def _dictionary(table: pa.Table, name: str) -> list[Any]:
 
 def _answers(extracted: _Texts) -> NDArray[np.int64]:
     """A number for what each sample says after normalisation, [Q, n]; -1 where it says nothing."""
-    numbers: dict[str, int] = {}
-    same = [numbers.setdefault(normal_answer(text), len(numbers)) for text in extracted.values]
-    return np.array([*same, -1], dtype=np.int64)[extracted.codes]  # code -1 is the last one
+    texts = list(map(normal_answer, extracted.values))
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    if len(numbers) == len(texts):  # no two notations of one answer
+        return extracted.codes
+    return np.array([*map(numbers.__getitem__, texts), -1], dtype=np.int64)[extracted.codes]  # -1 is the last
 
 
 def _prompts(rows: _Rows) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,23 +122,6 @@ def load_run(run_dir: Path) -> Run:
         costs=costs,
         health=health,
     )
-
-
-def load_runs(
-    run_dirs: Iterable[Path], *, progress: Callable[[int, int], None] | None = None
-) -> dict[str, Run]:
-    """Runs by the names of their folders, each as :func:`load_run` gives it.
-
-    The maj@k that they ask for are computed. ``progress`` hears (runs loaded, runs in total) after each.
-    """
-    folders = list(dict.fromkeys(run_dirs))
-    runs = {}
-    for folder in folders:
-        runs[folder.name] = load_run(folder)
-        if progress is not None:
-            progress(len(runs), len(folders))
-    count_majorities([each for run in runs.values() for each in run.scored.values()])
-    return runs
 
 
 def count_majorities(scored: Sequence[Scored]) -> None:

@@ -16,8 +16,9 @@ from tokensweep_analysis.bands import arm_band
 from tokensweep_analysis.claims import POOLED, Judgement, parse_claims
 from tokensweep_analysis.contrasts import Contrast, adjusted, contrasts_of, differences
 from tokensweep_analysis.intervals import NO_SPREAD, Estimate, arm_estimates
+from tokensweep_analysis.loading import load_runs
 from tokensweep_analysis.metrics import Kind, Metric
-from tokensweep_analysis.runs import Run, load_runs
+from tokensweep_analysis.runs import Run
 from tokensweep_analysis.verdicts import judge
 
 RATES = (

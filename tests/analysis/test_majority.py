@@ -10,10 +10,11 @@ from fractions import Fraction
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from tokensweep_analysis.majority import Votes, count_votes, maj_at_k
+from tokensweep_analysis.majority import Votes, VoteTable, count_votes, maj_at_k, majority_at_k
 
 
 def _by_enumeration(votes: Votes, k: int) -> Fraction:
@@ -79,6 +80,64 @@ def test_maj_at_one_is_the_mean_accuracy() -> None:
 def test_maj_at_k_stays_exact_where_binomials_overflow() -> None:
     # C(2000, 1000) is about 10^600. Against one wrong answer with as many samples, every draw has its mirror.
     assert maj_at_k(Votes(num_correct=1000, wrong=(1000,)), 1000) == pytest.approx(0.5, abs=1e-9)
+
+
+@pytest.mark.parametrize("samples", [4, 7, 10])
+def test_many_questions_at_once_give_what_each_gives_by_enumeration(samples: int) -> None:
+    questions = _questions(number=60, samples=samples, answers=samples, seed=100 + samples)
+    questions += [  # the corners: nobody answers, all are right, only ties, several ties of several sizes
+        Votes(num_correct=0, num_silent=samples),
+        Votes(num_correct=samples),
+        Votes(num_correct=1, wrong=(1,) * (samples - 1)),
+        Votes(num_correct=0, wrong=(samples,)),
+        Votes(num_correct=1, wrong=(1,) * (samples - 2), num_silent=1),
+    ]
+    table = VoteTable.of(questions)
+    for k in range(1, samples + 1):
+        expected = [float(_by_enumeration(votes, k)) for votes in questions]
+        assert majority_at_k(table, k) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("answers", "votes"), [(4, 16), (16, 4), (64, 1), (2, 32)])
+def test_answers_with_equally_many_votes_win_equally_often(answers: int, votes: int) -> None:
+    # Nobody is silent, so somebody wins every draw; by symmetry each of the answers in one of `answers`.
+    table = VoteTable.of([Votes(num_correct=votes, wrong=(votes,) * (answers - 1))])
+    for k in range(1, 65):
+        assert majority_at_k(table, k) == pytest.approx([1 / answers], abs=1e-12)
+
+
+def test_the_chances_of_all_answers_and_of_nobody_add_up_to_one() -> None:
+    # 20 + 17 + 17 + 6 + 3 + 1 = 64: each answer in turn is called the right one.
+    sizes = [20, 17, 17, 6, 3, 1]
+    questions = [
+        Votes(num_correct=size, wrong=tuple(sizes[:i] + sizes[i + 1 :])) for i, size in enumerate(sizes)
+    ]
+    for k in (2, 8, 33, 63, 64):
+        assert majority_at_k(VoteTable.of(questions), k).sum() == pytest.approx(1.0, abs=1e-12)
+
+
+def test_votes_are_counted_from_which_samples_are_right_and_what_the_others_say() -> None:
+    correct = np.array([[True, False, False, False], [False, False, False, False]])
+    answers = np.array([[5, 3, 3, -1], [-1, 0, 9, 0]])
+    table = VoteTable.count(correct, answers)
+    assert list(table) == [
+        Votes(num_correct=1, wrong=(2,), num_silent=1),
+        Votes(num_correct=0, wrong=(2, 1), num_silent=1),
+    ]
+    assert list(VoteTable.join([table, VoteTable.count(correct[:1], answers[:1])])) == [
+        *table,
+        next(iter(table)),
+    ]
+
+
+def test_a_table_of_no_questions_has_no_scores() -> None:
+    empty = VoteTable.count(np.zeros((0, 4), dtype=np.bool_), np.zeros((0, 4), dtype=np.int64))
+    assert [len(majority_at_k(empty, k)) for k in (1, 2, 4)] == [0, 0, 0]
+
+
+def test_questions_with_unequally_many_samples_are_no_table() -> None:
+    with pytest.raises(ValueError, match=r"needs one number of samples, got \[3, 4\]"):
+        VoteTable.of([Votes(num_correct=3), Votes(num_correct=4)])
 
 
 @pytest.mark.parametrize("k", [0, 9])

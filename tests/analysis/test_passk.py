@@ -6,7 +6,15 @@ from itertools import combinations
 
 import pytest
 
-from tokensweep_analysis.passk import avg_at_n, cover_at, guess_floor, pass_at_k, pass_hat_k
+from tokensweep_analysis.passk import (
+    avg_at_n,
+    cover_at,
+    guess_floor,
+    pass_at_k,
+    pass_hat_k,
+    pass_hat_table,
+    pass_table,
+)
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 5, 7])
@@ -72,6 +80,31 @@ def test_cover_counts_a_question_from_tau_on() -> None:
 def test_a_tau_that_is_no_share_is_refused(tau: float) -> None:
     with pytest.raises(ValueError, match="cover@tau needs 0 < tau <= 1"):
         cover_at(8, 3, tau)
+
+
+@pytest.mark.parametrize("num_samples", [1, 6, 64])
+def test_the_tables_hold_what_the_formulas_give(num_samples: int) -> None:
+    ks = range(1, num_samples + 1)
+    for c in range(num_samples + 1):
+        assert pass_table(num_samples, ks)[c] == pytest.approx(
+            [pass_at_k(num_samples, c, k) for k in ks], abs=1e-14
+        )
+        assert pass_hat_table(num_samples, ks)[c] == pytest.approx(
+            [pass_hat_k(num_samples, c, k) for k in ks], abs=1e-14
+        )
+
+
+def test_the_tables_stay_exact_where_binomials_overflow() -> None:
+    # One correct sample is in a draw with probability k / n, one wrong sample is not with 1 - k / n.
+    assert pass_table(2000, [1000])[1] == pytest.approx([0.5], rel=1e-12)
+    assert pass_hat_table(2000, [500])[1999] == pytest.approx([0.75], rel=1e-12)
+
+
+def test_a_table_for_a_k_above_the_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"pass@k needs 1 <= k <= samples, got k=9 and 8 samples"):
+        pass_table(8, [1, 9])
+    with pytest.raises(ValueError, match=r"pass\^k needs 1 <= k <= samples, got k=0"):
+        pass_hat_table(8, [0])
 
 
 def test_the_guess_floor_is_the_pass_at_k_of_a_random_guesser() -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tokensweep_analysis.samples import SCHEMA, next_file, read_samples, regrade, write_samples
+from tokensweep_analysis.samples import SCHEMA, next_file, read_coded, read_samples, regrade, write_samples
 
 MakeRow = Callable[..., dict[str, Any]]
 
@@ -91,6 +91,35 @@ def test_a_file_of_another_layout_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"question_id": ["q0"]}), tmp_path / "samples-000.parquet")
     with pytest.raises(ValueError, match=r"samples-000\.parquet must have the columns of SCHEMA"):
         read_samples([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("grade", pa.array([None], pa.string()), "column grade must have a value in every row"),
+        ("sample_idx", pa.array([None], pa.int64()), "column sample_idx must have a value in every row"),
+        ("sample_idx", pa.array([0.0]), "column sample_idx must be int64, got double"),
+        ("grade", pa.array([1]), "column grade must be string, got int64"),
+    ],
+)
+def test_a_file_of_another_writer_must_have_values_of_the_right_type(
+    tmp_path: Path, make_row: MakeRow, column: str, values: pa.Array, message: str
+) -> None:
+    path = tmp_path / "samples-000.parquet"
+    write_samples(path, [make_row()])
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(SCHEMA.get_field_index(column), column, values), path)
+    with pytest.raises(ValueError, match=rf"samples-000\.parquet: {message}"):
+        read_coded(tmp_path, ["grade", "sample_idx"])
+
+
+def test_coded_columns_of_several_files_share_their_codes(tmp_path: Path, make_row: MakeRow) -> None:
+    write_samples(tmp_path / "samples-000.parquet", [make_row(extracted=text) for text in ("7", None)])
+    write_samples(tmp_path / "samples-001.parquet", [make_row(extracted=text) for text in ("8", "7")])
+    column = read_coded(tmp_path, ["extracted"])["extracted"]
+    assert column.num_chunks == 1
+    assert column.chunk(0).dictionary.to_pylist() == ["7", "8"]
+    assert column.to_pylist() == ["7", None, "8", "7"]
 
 
 def test_stored_texts_can_be_graded_again_and_the_old_grades_stay_on_disk(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ _MARKERS = ("<!-- benchmarks:begin -->", "<!-- benchmarks:end -->")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["head", "step", "engines", "planning", "syncing"])
+@pytest.mark.parametrize("name", ["head", "step", "engines", "planning", "syncing", "reporting"])
 def test_the_small_benchmark_measures_every_variant(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", name, "--small"],
@@ -104,6 +105,16 @@ def test_a_table_has_medians_ratios_and_whether_the_goal_is_met() -> None:
 
 def test_a_goal_of_memory_can_be_missed_alone() -> None:
     assert "≤ 0.6, ≤ 150 MB: missed" in to_markdown(_benchmark(), _result(151))
+
+
+def test_a_goal_can_be_wall_seconds_alone() -> None:
+    benchmark = _benchmark()
+    (case,) = benchmark.cases
+    for wall_s, verdict in ((9, "met"), (8.9, "missed")):  # it takes 9 s
+        promised = replace(benchmark, cases=(replace(case, goals={"ours": Goal(wall_s=wall_s)}),))
+        assert f"| ours | 2 | 0.50 | 140 | 9 | 3 | ≤ {wall_s:g} s: {verdict} |" in to_markdown(
+            promised, _result(140)
+        )
 
 
 def test_a_rate_is_per_cpu_second_and_more_is_better() -> None:
