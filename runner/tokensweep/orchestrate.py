@@ -162,6 +162,8 @@ def dry_run(sweep: Sweep, *, launcher: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from tokensweep.outlook import show_outlook
+
     console = Console()
     register_components()
     plan = make_plan(sweep)
@@ -182,6 +184,7 @@ def dry_run(sweep: Sweep, *, launcher: str) -> None:
         own = [text for text in overrides if text not in common] or ["nothing but the rest below"]
         console.print(Text.assemble((f"{arm}: ", "bold"), " ".join(own)), soft_wrap=True)
     console.print(Text.assemble(("all: ", "bold"), " ".join(sorted(common))), soft_wrap=True)
+    show_outlook(plan, console)
     if launcher == "slurm":
         from tokensweep.cluster.launch import show_order
 

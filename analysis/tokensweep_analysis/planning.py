@@ -1,0 +1,170 @@
+"""What a planned sweep can find out, before a device is used: the smallest difference each claim detects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tokensweep_analysis.arms import Arm, Cell
+from tokensweep_analysis.claims import POOLED, Claim
+from tokensweep_analysis.metrics import Kind, Metric
+from tokensweep_analysis.power import (
+    CENTRAL,
+    OPTIMISTIC,
+    PESSIMISTIC,
+    Advice,
+    Components,
+    advise,
+    components_of,
+)
+from tokensweep_analysis.verdicts import (
+    ALPHA,
+    LEAST_QUESTIONS,
+    LEAST_SEEDS,
+    RULES,
+    another_subject,
+    families,
+)
+
+AVERAGE = Metric(Kind.pass_at, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedArm:
+    """What is going to be measured of an arm in one setting."""
+
+    seeds: tuple[int, ...]
+    questions: Mapping[str, int]  # per benchmark
+    samples: Mapping[str, int]  # of each question, per benchmark
+    models: frozenset[str] = field(default_factory=frozenset)
+    data: frozenset[str] = field(default_factory=frozenset)
+
+
+Planned = Mapping[tuple[str, str], PlannedArm]  # by setting and arm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prospect:
+    """A claim in one setting: what the plan can see of it, or why nothing."""
+
+    claim: Claim
+    setting: str
+    obstacle: str = ""  # why there will be no verdict whatever comes out
+    advice: Advice | None = None  # smallest detectable differences, now and with more of one thing
+    best_case: float | None = None  # with optimistic variances
+    worst_case: float | None = None  # with pessimistic variances
+    is_measured: bool = False  # variances of finished runs of this sweep, otherwise assumed
+    num_claims: int = 1  # of the family that Holm adjusts
+
+    @property
+    def size(self) -> float | None:
+        """What has to be detected: the margin, else the claimed difference."""
+        return self.claim.margin if self.claim.margin is not None else self.claim.claimed
+
+    @property
+    def to_add(self) -> str:
+        """What lowers the figure most: seeds, questions or samples; nothing where it is within the size."""
+        if self.advice is None or (self.size is not None and self.advice.detectable <= abs(self.size)):
+            return "nothing"
+        return self.advice.best
+
+
+def prospects(
+    claims: Sequence[Claim], planned: Planned, *, finished: Mapping[Cell, Arm] | None = None
+) -> list[Prospect]:
+    """A prospect per claim and setting, claims in their order.
+
+    Variances are those of finished runs of the same arms where ``finished`` has two per arm, otherwise the
+    central scenario of :mod:`power` with its optimistic and pessimistic neighbours. Claims of a family are
+    planned for Holm's first step, the hardest.
+    """
+    found: list[Prospect] = []
+    for setting in dict.fromkeys(setting for setting, _ in planned):
+        own = [claim for claim in claims if claim.setting in ("", setting)]
+        for family in families(own):
+            obstacles = {claim.id: _obstacle(claim, setting, planned) for claim in family}
+            tested = max(1, sum(not text for text in obstacles.values()))
+            found += [
+                Prospect(claim=claim, setting=setting, obstacle=obstacles[claim.id])
+                if obstacles[claim.id]
+                else _prospect(claim, setting, planned, tested, finished or {})
+                for claim in family
+            ]
+    order = {claim.id: place for place, claim in enumerate(claims)}
+    return sorted(found, key=lambda each: order[each.claim.id])
+
+
+def _obstacle(claim: Claim, setting: str, planned: Planned) -> str:
+    """What will keep the claim from a verdict; empty when nothing does."""
+    assert claim.metric is not None
+    missing = [arm for arm in (claim.left, claim.right) if (setting, arm) not in planned]
+    if missing:
+        return f"not run: no {' and no '.join(missing)} in this plan"
+    sides = [planned[setting, arm] for arm in (claim.left, claim.right)]
+    models, data = (
+        frozenset().union(*sets) for sets in zip(*((s.models, s.data) for s in sides), strict=True)
+    )
+    if other := another_subject(claim, models=models, data=data):
+        return f"not comparable: {other}"
+    if claim.benchmark != POOLED and any(claim.benchmark not in side.questions for side in sides):
+        return f"not run: no evaluation on {claim.benchmark}"
+    _, samples = _sizes(claim, sides)
+    if claim.metric.kind is not Kind.cover_at and claim.metric.at > samples:
+        return f"not run: {claim.metric} needs {claim.metric.at:g} samples, planned are {samples}"
+    return ""
+
+
+def _sizes(claim: Claim, sides: Sequence[PlannedArm]) -> tuple[list[int], int]:
+    """Questions per benchmark, and the fewest samples of one."""
+    benchmarks = list(sides[0].questions) if claim.benchmark == POOLED else [claim.benchmark]
+    samples = min(side.samples[name] for side in sides for name in benchmarks if name in side.samples)
+    return [sides[0].questions[name] for name in benchmarks], samples
+
+
+def _prospect(
+    claim: Claim, setting: str, planned: Planned, num_claims: int, finished: Mapping[Cell, Arm]
+) -> Prospect:
+    sides = [planned[setting, arm] for arm in (claim.left, claim.right)]
+    seeds = min(len(side.seeds) for side in sides)
+    questions, samples = _sizes(claim, sides)
+    base = Prospect(claim=claim, setting=setting, num_claims=num_claims)
+    if seeds < LEAST_SEEDS:
+        return replace(base, obstacle=f"inconclusive: {seeds} seeds, a verdict needs {LEAST_SEEDS}")
+    if sum(questions) < LEAST_QUESTIONS:
+        return replace(base, obstacle=f"inconclusive: {sum(questions)} questions, needs {LEAST_QUESTIONS}")
+    if claim.metric != AVERAGE:
+        return replace(base, obstacle=f"not planned: no variances are known for {claim.metric}")
+    measured = _measured(claim, setting, finished)
+    alpha = (ALPHA if RULES[claim.kind].is_two_sided else 2 * ALPHA) / num_claims
+    paired = sorted(sides[0].seeds) == sorted(sides[1].seeds)
+
+    def looked(components: Components) -> Advice:
+        return advise(
+            components, questions=questions, seeds=seeds, samples=samples, paired_seeds=paired, alpha=alpha
+        )
+
+    return replace(
+        base,
+        advice=looked(measured or CENTRAL),
+        best_case=None if measured else looked(OPTIMISTIC).detectable,
+        worst_case=None if measured else looked(PESSIMISTIC).detectable,
+        is_measured=measured is not None,
+    )
+
+
+def _measured(claim: Claim, setting: str, finished: Mapping[Cell, Arm]) -> Components | None:
+    """Variances between the two arms as far as they have run; None where two runs of each are missing."""
+    left, right = (finished.get((setting, arm, claim.benchmark), Arm()) for arm in (claim.left, claim.right))
+    if min(len(left.runs), len(right.runs), left.num_samples, right.num_samples) < 2:
+        return None
+    tables = [[table[:, :, 0] for table in arm.tables([AVERAGE])] for arm in (left, right)]
+    try:
+        return components_of(
+            tables[0],
+            tables[1],
+            seeds=left.seeds,
+            baseline_seeds=right.seeds,
+            samples=min(left.num_samples, right.num_samples),
+        )
+    except ValueError:  # other questions than the other arm, or a single one: nothing to learn from
+        return None

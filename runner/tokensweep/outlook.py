@@ -1,0 +1,149 @@
+"""What the claims of a planned sweep can find out, printed before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from tokensweep.identity import digest, read_json
+from tokensweep.plan import Plan, PlannedRun
+from tokensweep.registry import build
+from tokensweep_analysis.claims import parse_claims
+
+if TYPE_CHECKING:
+    from tokensweep_analysis.arms import Arm
+    from tokensweep_analysis.arms import Cell as Place
+    from tokensweep_analysis.layout import Cell
+    from tokensweep_analysis.planning import Planned, Prospect
+
+
+def show_outlook(plan: Plan, console: Console) -> None:
+    """Per claim the smallest difference that the plan detects, and what to add where that is too coarse."""
+    arms = {entry["arm"] for entry in plan.entries}
+    named = {side for claim in plan.sweep.claims for side in str(claim.get("contrast", "")).split(" - ")}
+    claims = parse_claims(plan.sweep.claims, arms=arms | named)
+    if not claims:
+        return
+    from tokensweep_analysis.planning import prospects
+
+    found = prospects(claims, planned_arms(plan), finished=_finished(plan))
+    console.print()
+    if decidable := [each for each in found if each.advice]:
+        console.print(_tabulated(decidable))
+        console.print()
+    for line in (*_without_verdict(found), *_explained(found)):
+        console.print(line, highlight=False, markup=False)
+
+
+def planned_arms(plan: Plan) -> Planned:
+    """Seeds, questions and samples by setting and arm."""
+    from tokensweep_analysis.planning import PlannedArm
+
+    runs = {run.run_id: run for run in plan.runs}
+    sizes: dict[str, int] = {}
+    cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in plan.entries:
+        cells.setdefault((entry["setting"], entry["arm"]), []).append(entry)
+    return {
+        cell: PlannedArm(
+            seeds=tuple(int(entry["seed"]) for entry in own),
+            questions=_questions(runs[own[0]["run_id"]], sizes),
+            samples={each["suite"]: each["num_samples"] for each in runs[own[0]["run_id"]].evals},
+            models=frozenset(entry["model"] for entry in own),
+            data=frozenset(entry["data"] for entry in own),
+        )
+        for cell, own in cells.items()
+    }
+
+
+def _questions(run: PlannedRun, sizes: dict[str, int]) -> dict[str, int]:
+    """Questions of every suite; each distinct one is counted once, in ``sizes``."""
+    found = {}
+    for entry in run.evals:
+        key = digest(entry["source"])
+        if key not in sizes:
+            sizes[key] = len(build(entry["source"]))
+        found[entry["suite"]] = sizes[key]
+    return found
+
+
+def _finished(plan: Plan) -> Mapping[Place, Arm]:
+    """The arms of this sweep as far as they have run before."""
+    path = plan.sweep_dir / "sweep.json"
+    if not path.is_file():
+        return {}
+    from tokensweep_analysis.arms import gather
+    from tokensweep_analysis.loading import load_runs
+
+    entries = read_json(path)["runs"]
+    return gather(entries, load_runs([plan.store / "runs" / entry["run_id"] for entry in entries]))
+
+
+def _tabulated(found: list[Prospect]) -> RenderableType:
+    """The claims that can be decided; figures of other claims would be about nothing."""
+    from tokensweep_analysis.layout import Cell, Column, FittedTable
+    from tokensweep_analysis.sections import column
+
+    several = len({each.setting for each in found}) > 1
+    advice = [each.advice for each in found if each.advice]
+    columns = [
+        Column(Cell(("claim",)), tuple(Cell(_named(each, several=several)) for each in found)),
+        column("size", [_points(each.size) for each in found]),
+        Column(Cell(("detects",)), tuple(_detects(each) for each in found)),
+        Column(Cell(("2 more", "seeds")), tuple(Cell((_points(a.two_more_seeds),)) for a in advice)),
+        Column(Cell(("2 x", "questions")), tuple(Cell((_points(a.twice_the_questions),)) for a in advice)),
+        Column(Cell(("2 x", "samples")), tuple(Cell((_points(a.twice_the_samples),)) for a in advice)),
+        column("add", [each.to_add for each in found]),
+    ]
+    return Group(Text("What the claims can detect, in points", style="bold"), FittedTable(tuple(columns)))
+
+
+def _named(each: Prospect, *, several: bool) -> tuple[str, ...]:
+    """The claim, and its setting where there are several."""
+    return (f"{each.claim.id},", each.setting) if several else (each.claim.id,)
+
+
+def _without_verdict(found: list[Prospect]) -> list[str]:
+    """Claims that this plan cannot decide, those of one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for each in found:
+        if each.obstacle:
+            reasons.setdefault(each.obstacle, []).append(each.claim.id)
+    return [f"{', '.join(dict.fromkeys(ids))}: {reason}" for reason, ids in reasons.items()]
+
+
+def _detects(each: Prospect) -> Cell:
+    """The figure, with the range that other variances would give."""
+    from tokensweep_analysis.layout import Cell
+
+    assert each.advice is not None
+    figure = _points(each.advice.detectable)
+    if each.best_case is None:
+        return Cell((figure,))
+    return Cell((figure, f"({_points(each.best_case)}, {_points(each.worst_case)})"))
+
+
+def _points(share: float | None) -> str:
+    return "-" if share is None else f"{100 * abs(share):.1f}"
+
+
+def _explained(found: list[Prospect]) -> list[str]:
+    """What the numbers of the table rest on."""
+    if not any(each.advice for each in found):
+        return []
+    measured = all(each.is_measured for each in found if each.advice)
+    lines = [
+        "Detects is the smallest true difference that is found in 80 of 100 repetitions, at the first step "
+        "of Holm's adjustment over the claims that can be decided. Add is what lowers it "
+        "most, whatever it costs."
+    ]
+    if measured:
+        return [*lines, "Variances are those of the finished runs of this sweep."]
+    return [
+        *lines,
+        "Variances are assumed (AIME-like questions, seed SD 1.1 points; in brackets 0.5 and 2.2), or those "
+        "of this sweep where two runs of both arms have finished.",
+    ]
