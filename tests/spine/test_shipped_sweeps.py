@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from tokensweep.compose import freeze_run, register_components
 from tokensweep.identity import digest, identity_of
+from tokensweep.orchestrate import dry_run
 from tokensweep.paths import sweep_dirs
 from tokensweep.sweepfile import Sweep, load_sweep
 from tokensweep_analysis.claims import parse_claims
@@ -63,3 +66,12 @@ def test_the_ladder_adds_one_thing_at_a_time() -> None:
     assert changed("soft_overlong", "token_mean") == {"aggregate"}
     assert changed("token_mean", "dapo") == {"allocation"}
     assert changed("dapo", "dapo_recipe") == {"surrogate"}
+
+
+def test_a_plan_prints_what_its_claims_can_detect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = load_sweep("forking_tokens", scale="tiny", overrides=[f"store={tmp_path}"])
+    dry_run(sweep, launcher="local")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "What the claims can detect, in points" in text
+    assert "top_not_worse, bottom_hurts: not comparable: model tiny instead of Qwen3-8B-Base" in text
+    assert "Variances are assumed" in text

@@ -1,0 +1,121 @@
+"""A plan says what its claims can detect, and which of them it cannot decide at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokensweep.identity import read_json
+from tokensweep_analysis.arms import gather
+from tokensweep_analysis.claims import Claim, parse_claims
+from tokensweep_analysis.loading import load_runs
+from tokensweep_analysis.planning import PlannedArm, Prospect, prospects
+from tokensweep_analysis.power import CENTRAL, design_detectable
+
+Make = Callable[..., None]
+ARM = PlannedArm(
+    seeds=(0, 1, 2),
+    questions={"aime24": 30, "aime25": 30},
+    samples={"aime24": 32, "aime25": 32},
+    models=frozenset({"Qwen/Qwen3-8B-Base"}),
+    data=frozenset({"dapo_math_17k"}),
+)
+
+
+def _claim(**changes: Any) -> Claim:
+    entry = {"id": "wins", "kind": "superiority", "contrast": "top - all", "metric": "aime24/avg", **changes}
+    return parse_claims([entry], arms={"top", "all", "rest"})[0]
+
+
+def _prospect(claim: Claim, arm: PlannedArm = ARM) -> Prospect:
+    (found,) = prospects([claim], {("math", "all"): arm, ("math", "top"): arm})
+    return found
+
+
+def test_the_detectable_difference_is_that_of_the_design() -> None:
+    found = _prospect(_claim(claimed=0.08))
+    expected = design_detectable(CENTRAL, questions=30, seeds=3, samples=32, paired_seeds=True)
+    assert found.advice is not None
+    assert found.advice.detectable == pytest.approx(expected)
+    assert found.best_case is not None
+    assert found.worst_case is not None
+    assert found.best_case < expected < found.worst_case
+    assert not found.is_measured
+
+
+def test_what_is_below_the_claimed_size_is_enough_and_otherwise_something_is_to_add() -> None:
+    assert _prospect(_claim(claimed=0.2)).to_add == "nothing"
+    assert _prospect(_claim(claimed=0.01)).to_add in {"seeds", "questions", "samples"}
+    assert _prospect(_claim()).to_add != "nothing"  # no size claimed: there is nothing to be within
+
+
+def test_a_pooled_claim_is_planned_over_all_benchmarks() -> None:
+    pooled, single = _prospect(_claim(metric="pooled/avg")), _prospect(_claim())
+    assert pooled.advice is not None
+    assert single.advice is not None
+    assert pooled.advice.detectable < single.advice.detectable
+
+
+def test_claims_of_a_family_are_planned_for_the_first_step_of_holm() -> None:
+    claims = [_claim(), replace(_claim(), id="again"), replace(_claim(), id="far", model="Qwen3-32B-Base")]
+    found = prospects(claims, {("math", "all"): ARM, ("math", "top"): ARM})
+    expected = design_detectable(CENTRAL, questions=30, seeds=3, samples=32, paired_seeds=True, alpha=0.025)
+    assert found[0].advice is not None
+    assert found[0].advice.detectable == pytest.approx(expected)
+    assert [each.num_claims for each in found] == [2, 2, 1]
+
+
+def test_a_margin_is_held_to_a_one_sided_test() -> None:
+    found = _prospect(_claim(kind="non_inferiority", margin=0.02))
+    expected = design_detectable(CENTRAL, questions=30, seeds=3, samples=32, paired_seeds=True, alpha=0.1)
+    assert found.advice is not None
+    assert found.advice.detectable == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("claim", "arm", "obstacle"),
+    [
+        ({"contrast": "rest - all"}, {}, "not run: no rest in this plan"),
+        ({"metric": "hmmt/avg"}, {}, "not run: no evaluation on hmmt"),
+        ({"metric": "aime24/pass_at_64"}, {}, "not run: pass@64 needs 64 samples, planned are 32"),
+        ({"metric": "aime24/pass_at_8"}, {}, "not planned: no variances are known for pass@8"),
+        (
+            {"model": "Qwen3-32B-Base"},
+            {},
+            "not comparable: model Qwen/Qwen3-8B-Base instead of",
+        ),
+        ({}, {"seeds": (0, 1)}, "inconclusive: 2 seeds, a verdict needs 3"),
+        ({}, {"questions": {"aime24": 12}}, "inconclusive: 12 questions, needs 20"),
+    ],
+)
+def test_what_cannot_be_decided_is_said_before_anything_runs(
+    claim: dict[str, Any], arm: dict[str, Any], obstacle: str
+) -> None:
+    assert _prospect(_claim(**claim), replace(ARM, **arm)).obstacle.startswith(obstacle)
+
+
+def test_variances_of_finished_runs_replace_the_assumed_ones(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    entries = []
+    for seed in (0, 1):
+        for shift, arm in enumerate(("all", "top")):
+            counts = [(question + seed + shift) % 5 for question in range(25)]
+            make_run(tmp_path, f"{arm}{seed}", correct=counts, seed=seed)
+            entries.append((arm, seed, f"{arm}{seed}"))
+    make_sweep(tmp_path, entries)
+    rows = read_json(tmp_path / "sweeps" / "demo" / "sweep.json")["runs"]
+    cells = gather(rows, load_runs([tmp_path / "runs" / row["run_id"] for row in rows]))
+    here = replace(ARM, questions={"ops": 25}, samples={"ops": 4})
+    planned = {("ops", "all"): here, ("ops", "top"): here}
+    (found,) = prospects([_claim(metric="ops/avg")], planned, finished=cells)
+    (assumed,) = prospects([_claim(metric="ops/avg")], planned)
+    assert found.is_measured
+    assert found.best_case is None
+    assert found.advice is not None
+    assert assumed.advice is not None
+    assert found.advice.detectable != assumed.advice.detectable
