@@ -1,0 +1,93 @@
+"""Which arms and metrics a page draws, so that it stays legible and small. For the page's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import inf
+
+from tokensweep_analysis.contrasts import POOLED
+from tokensweep_analysis.metrics import Kind, Metric
+from tokensweep_analysis.tables import Comparison, Row
+
+MEAN = Metric(Kind.pass_at, 1)  # avg@n
+MAX_ARMS = 12  # besides the baseline; more lines than that cannot be told apart
+MAX_PANELS = 12  # of one kind of plot
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """The rows of one setting and benchmark; a key of its own."""
+
+    setting: str
+    benchmark: str
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        """What stands over its table."""
+        place = "all benchmarks pooled" if self.benchmark == POOLED else self.benchmark
+        return place if self.setting in ("", self.benchmark) else f"{self.setting}: {place}"
+
+    def of(self, arms: Sequence[str]) -> list[Row]:
+        """Its rows with results, in the order of ``arms``."""
+        there = {row.arm: row for row in self.rows if row.results}
+        return [there[arm] for arm in arms if arm in there]
+
+
+def sections(comparison: Comparison) -> list[Section]:
+    """Settings and benchmarks in their order."""
+    groups = groupby(comparison.rows, key=lambda row: (row.setting, row.benchmark))
+    return [Section(setting, benchmark, tuple(rows)) for (setting, benchmark), rows in groups]
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """Best mean accuracy first; arms without results last, in their order."""
+    return sorted(rows, key=lambda row: -row.results[MEAN].value if MEAN in row.results else inf)
+
+
+def drawn_arms(comparison: Comparison) -> tuple[str, ...]:
+    """The arms in the plots, in the order of the sweep: all, or the baseline and ``MAX_ARMS`` others.
+
+    Where there are more, arms that a claim names go first, then those with the best mean accuracy in any
+    of their tables, the pooled ones counting first.
+    """
+    arms = list(dict.fromkeys(row.arm for row in comparison.rows))
+    others = [arm for arm in arms if arm != comparison.baseline]
+    if len(others) <= MAX_ARMS:
+        return tuple(arms)
+    claimed = [arm for each in comparison.judgements for arm in (each.claim.left, each.claim.right)]
+    tables = sorted(sections(comparison), key=lambda section: section.benchmark != POOLED)
+    orders = [[row.arm for row in ranked(section.rows)] for section in tables]
+    places = {arm: min(order.index(arm) for order in orders if arm in order) for arm in others}
+    first = [arm for arm in dict.fromkeys(claimed) if arm in places]
+    best = sorted(others, key=lambda arm: places[arm])
+    kept = {comparison.baseline, *list(dict.fromkeys([*first, *best]))[:MAX_ARMS]}
+    return tuple(arm for arm in arms if arm in kept)
+
+
+def shown_metrics(metrics: Sequence[Metric]) -> list[Metric]:
+    """Of pass@k the smallest and the largest k, of maj@k and pass^k the largest, of cover@tau all."""
+    shown: list[Metric] = []
+    for kind, group in groupby(metrics, key=lambda metric: metric.kind):
+        own = list(group)
+        kept = {Kind.pass_at: [own[0], own[-1]], Kind.cover_at: own}.get(kind, own[-1:])
+        shown += dict.fromkeys(kept)
+    return shown
+
+
+def pass_curve(row: Row) -> list[Metric]:
+    """Its pass@k, k rising."""
+    return sorted((m for m in row.results if m.kind is Kind.pass_at), key=lambda metric: metric.at)
+
+
+def left_out(comparison: Comparison) -> str:
+    """A sentence on the arms that are not drawn; empty when all are."""
+    total, drawn = len({row.arm for row in comparison.rows}), len(drawn_arms(comparison))
+    if drawn == total:
+        return ""
+    return (
+        f"Plots show {drawn} of {total} arms: the baseline, the arms that claims name and the best of the "
+        "others. The ranking tables have them all."
+    )
