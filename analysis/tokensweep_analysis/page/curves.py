@@ -121,4 +121,5 @@ def _thinned(values: Mapping[int, float], place: Mapping[int, int], num_points: 
     index = np.fromiter((place[step] for step in values), dtype=np.intp)
     sums = np.bincount(index, weights=np.fromiter(values.values(), dtype=np.float64), minlength=num_points)
     counts = np.bincount(index, minlength=num_points)
-    return np.divide(sums, counts, out=np.full(num_points, np.nan), where=counts > 0)
+    means: Series = np.divide(sums, counts, out=np.full(num_points, np.nan), where=counts > 0)
+    return means

@@ -13,7 +13,9 @@ from importlib import resources
 from pathlib import Path
 
 from tokensweep.files import write_text
+from tokensweep_analysis.contrasts import POOLED
 from tokensweep_analysis.intervals import Estimand
+from tokensweep_analysis.metrics import Metric
 from tokensweep_analysis.page import plots, tables
 from tokensweep_analysis.page.curves import Curve, read_curves
 from tokensweep_analysis.page.figures import Dot
@@ -161,6 +163,7 @@ def _contrasts(drawing: Drawing) -> Html:
     kept = [c for c in comparison.contrasts if c.metric in passes or c.metric in claimed]
     if len(kept) > _MAX_CONTRASTS:
         kept = [c for c in kept if c.arm in drawing.looks and c.baseline in drawing.looks]
+    kept.sort(key=lambda each: each.benchmark != POOLED)
     settings = list(dict.fromkeys(each.setting for each in kept))
     found = [
         tables.contrasts_table(
@@ -179,19 +182,18 @@ def _contrasts(drawing: Drawing) -> Html:
     return join([tag("p", note.strip(), class_="note"), *found])
 
 
-def _order(metric: tables.Metric) -> tuple[str, float]:
+def _order(metric: Metric) -> tuple[str, float]:
     return metric.kind, metric.at
 
 
 def _rankings(drawing: Drawing) -> Html:
     parts: list[Html] = []
     for place, section in enumerate(drawing.sections):
-        parts.append(tag("h3", section.title))
         parts.append(tables.ranking_table(section, drawing.comparison, key=f"ranking-{place}"))
         parts += [tag("p", remark, class_="note") for remark in tables.remarks(section)]
     if not parts:
         return tag("p", "The sweep has no arms.", class_="note")
-    note = "The order is that of the means: neighbours whose intervals overlap may well be equal."
+    note = "Best avg@n first. Neighbours whose intervals overlap may well be equal."
     return join([tag("p", note, class_="note"), *parts])
 
 
@@ -204,7 +206,8 @@ def _missing(comparison: Comparison) -> Html:
 def _provenance(comparison: Comparison) -> Html:
     done = [row for row in comparison.rows if row.results]
     seeds = sorted({seed for row in done for seed in row.seeds})
-    scale = f" scale={comparison.scale}" if comparison.scale else ""
+    options = f" scale={comparison.scale}" if comparison.scale else ""
+    options += f" seeds={','.join(map(str, seeds))}" if seeds else ""
     sweep = comparison.name.removesuffix(f"-{comparison.scale}") if comparison.scale else comparison.name
     facts = [
         ("Sweep", comparison.name),
@@ -216,5 +219,5 @@ def _provenance(comparison: Comparison) -> Html:
         ("Runs", f"{len(comparison.troubles)} of the planned runs are not in the tables"),
     ]
     listed = [item for name, value in facts for item in (tag("dt", name), tag("dd", value))]
-    commands = f"tokensweep sweep {sweep}{scale}\ntokensweep report {comparison.name}"
+    commands = f"tokensweep sweep {sweep}{options}\ntokensweep report {comparison.name}"
     return join([tag("dl", *listed), tag("h3", "To reproduce"), tag("pre", tag("code", commands))])

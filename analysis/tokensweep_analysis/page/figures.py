@@ -117,14 +117,14 @@ def forest_panel(
 def heat_panel(section: Section, rows: Sequence[Row], questions: Sequence[str], *, key: str) -> Html:
     """Share of right samples per question and arm, questions from hard to easy."""
     values = np.array([[row.by_question.get(question, np.nan) for question in questions] for row in rows])
-    with panel(9.0, 0.8 + 0.26 * len(rows)) as (canvas, axes):
+    with panel(12.0, 0.6 + 0.24 * len(rows)) as (canvas, axes):
         axes.imshow(100 * values, aspect="auto", interpolation="none", cmap="cividis", vmin=0, vmax=100)
         axes.grid(visible=False)
         axes.set_yticks(range(len(rows)), [_clipped(row.arm) for row in rows])
-        axes.set_xticks([0, len(questions) - 1], ["hardest", "easiest"] if len(questions) > 1 else ["", ""])
+        axes.set_xticks([])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_xlabel(f"{len(questions)} questions")
+        axes.set_xlabel(f"{len(questions)} questions, from the hardest to the easiest")
         label = (
             f"Heat map of {len(rows)} arms by {len(questions)} questions, {section.title}: share of right "
             "samples from dark, none, to light, all. The table below it has the values."

@@ -51,6 +51,16 @@ def percent(confidence: float) -> str:
     return f"{100 * confidence:g} %"
 
 
+def compact(count: float | None) -> str:
+    """A large count in thousands, millions or billions, three digits."""
+    if count is None or isnan(count):
+        return NOTHING
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds, minutes or hours, whichever reads best."""
     if seconds is None or isnan(seconds):

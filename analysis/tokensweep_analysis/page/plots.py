@@ -8,12 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokensweep_analysis.contrasts import POOLED
+from tokensweep_analysis.intervals import Estimate
 from tokensweep_analysis.page import figures, tables
 from tokensweep_analysis.page.curves import Curve
 from tokensweep_analysis.page.figures import Dot
 from tokensweep_analysis.page.markup import Html, join, tag
 from tokensweep_analysis.page.numbers import percent
-from tokensweep_analysis.page.selection import MAX_PANELS, MEAN, Section, drawn_arms, left_out, sections
+from tokensweep_analysis.page.selection import (
+    MAX_PANELS,
+    MEAN,
+    Section,
+    drawn_arms,
+    left_out,
+    pass_curve,
+    sections,
+)
 from tokensweep_analysis.page.svg import Look, looks, swatch
 from tokensweep_analysis.tables import Comparison, Row
 
@@ -49,14 +58,15 @@ class Drawing:
 
     def legend(self, arms: Iterable[str] | None = None) -> Html:
         """Marker, dashes and colour of every arm that is drawn."""
-        there = self.arms if arms is None else [arm for arm in self.arms if arm in set(arms)]
+        named = set(self.arms if arms is None else arms)
         entries = [
             tag(
                 "li",
                 swatch(self.looks[arm]),
                 tag("span", arm, " (baseline)" * (arm == self.comparison.baseline)),
             )
-            for arm in there
+            for arm in self.arms
+            if arm in named
         ]
         return tag("ul", *entries, class_="legend", aria_label="Arms")
 
@@ -69,9 +79,7 @@ class Drawing:
 
 def pass_plots(drawing: Drawing) -> Html:
     """pass@k over k."""
-    chosen = [
-        s for s in drawing.sections if any(len(tables.pass_curve(row)) > 1 for row in s.of(drawing.arms))
-    ]
+    chosen = [s for s in drawing.sections if any(len(pass_curve(row)) > 1 for row in s.of(drawing.arms))]
     if not chosen:
         return _nothing("No evaluation has results for more than one k.")
     rows = [row for section in chosen for row in section.of(drawing.arms)]
@@ -121,7 +129,7 @@ def forest_plots(drawing: Drawing) -> Html:
     return _part(drawing, note, panels, [], legend=None)
 
 
-def _differences(section: Section, drawing: Drawing) -> list[tuple[str, tables.Estimate]]:
+def _differences(section: Section, drawing: Drawing) -> list[tuple[str, Estimate]]:
     """Difference to the baseline per drawn arm: from the contrasts, else from the rows."""
     contrasts = {
         each.arm: each.estimate
@@ -225,8 +233,8 @@ def length_plots(drawing: Drawing, dots: Sequence[Dot]) -> Html:
         return _nothing("No evaluation has lengths yet.")
     is_mean = any(dot.seed < 0 for own in found.values() for dot in own)
     note = (
-        f"{'Each dot is an arm, the mean over its runs' if is_mean else 'Each dot is one training run'}. An arm "
-        f"that wins by writing more lies to the upper right. {left_out(drawing.comparison)}"
+        f"Each dot is {'an arm, the mean over its runs' if is_mean else 'one training run'}. An arm that "
+        f"wins by writing more lies to the upper right. {left_out(drawing.comparison)}"
     )
     panels = _panels(
         chosen, lambda s, key: figures.length_panel(s, found[s], drawing.looks, key=f"length{key}")

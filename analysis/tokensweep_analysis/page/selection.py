@@ -11,7 +11,7 @@ from tokensweep_analysis.contrasts import POOLED
 from tokensweep_analysis.metrics import Kind, Metric
 from tokensweep_analysis.tables import Comparison, Row
 
-MEAN = Metric(Kind.pass_at, 1)  # avg@n
+MEAN = Metric(Kind.pass_at, 1)
 MAX_ARMS = 12  # besides the baseline; more lines than that cannot be told apart
 MAX_PANELS = 12  # of one kind of plot
 
@@ -37,9 +37,11 @@ class Section:
 
 
 def sections(comparison: Comparison) -> list[Section]:
-    """Settings and benchmarks in their order."""
+    """Settings in their order, in each the pooled benchmarks first and then the others in their order."""
+    settings = list(dict.fromkeys(row.setting for row in comparison.rows))
     groups = groupby(comparison.rows, key=lambda row: (row.setting, row.benchmark))
-    return [Section(setting, benchmark, tuple(rows)) for (setting, benchmark), rows in groups]
+    found = [Section(setting, benchmark, tuple(rows)) for (setting, benchmark), rows in groups]
+    return sorted(found, key=lambda each: (settings.index(each.setting), each.benchmark != POOLED))
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
@@ -65,6 +67,11 @@ def drawn_arms(comparison: Comparison) -> tuple[str, ...]:
     best = sorted(others, key=lambda arm: places[arm])
     kept = {comparison.baseline, *list(dict.fromkeys([*first, *best]))[:MAX_ARMS]}
     return tuple(arm for arm in arms if arm in kept)
+
+
+def name_of(metric: Metric) -> str:
+    """What a reader sees: the mean accuracy is avg@n, at whatever number of samples."""
+    return "avg@n" if metric == MEAN else str(metric)
 
 
 def shown_metrics(metrics: Sequence[Metric]) -> list[Metric]:

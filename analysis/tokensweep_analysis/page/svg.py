@@ -19,8 +19,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokensweep_analysis.page.markup import Html, tag
 
@@ -40,7 +41,7 @@ _VARIABLES: Mapping[str, str] = {
 }
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _DASHES = ((None, None), (5.0, 2.0), (1.5, 1.5), (6.0, 2.0, 1.5, 2.0))
-_STYLE = {
+_STYLE: dict[Any, Any] = {  # matplotlib types the keys as a literal of all its settings
     "svg.fonttype": "none",
     "svg.hashsalt": "tokensweep",
     "text.parse_math": False,  # an arm may be called $x$
@@ -119,6 +120,12 @@ def to_svg(figure: Figure, *, label: str, prefix: str) -> Html:
     ``label`` is what a screen reader says in place of it. The same figure gives the same bytes. Call it
     inside of :func:`panel`.
     """
+    box, body = _drawn(figure, prefix)
+    return tag("svg", body, viewBox=box, role="img", aria_label=label)
+
+
+def _drawn(figure: Figure, prefix: str) -> tuple[str, Html]:
+    """The view box of the figure's SVG and what is inside it, cleaned."""
     out = StringIO()
     figure.savefig(out, format="svg", metadata=_METADATA)
     drawn = out.getvalue()
@@ -129,9 +136,10 @@ def to_svg(figure: Figure, *, label: str, prefix: str) -> Html:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"<[^>]+>", lambda found: _element(found.group(), prefix), body)
     body = re.sub(r">\s+<", "><", _named_parts_only(body)).strip()
-    return tag("svg", Html(body), viewBox=box.group(1), role="img", aria_label=label)
+    return box.group(1), Html(body)
 
 
+@cache
 def swatch(look: Look) -> Html:
     """The look of an arm as a small picture for a legend, without a meaning of its own."""
     with panel(0.5, 0.2) as (figure, axes):
@@ -147,8 +155,8 @@ def swatch(look: Look) -> Html:
             linestyle=look.line,
             markevery=[1],
         )
-        drawn = to_svg(figure, label="", prefix="k" + look.colour[1:] + str(_MARKERS.index(look.marker)))
-    return Html(drawn.replace('role="img" aria-label=""', 'aria-hidden="true" class="swatch"', 1))
+        box, body = _drawn(figure, f"k{look.colour[1:]}{_MARKERS.index(look.marker)}")
+    return tag("svg", body, viewBox=box, aria_hidden="true", class_="swatch")
 
 
 def _element(markup: str, prefix: str) -> str:

@@ -13,6 +13,7 @@ from tokensweep_analysis.page.curves import Curve
 from tokensweep_analysis.page.markup import Html, join, tag
 from tokensweep_analysis.page.numbers import (
     NOTHING,
+    compact,
     duration,
     excludes_zero,
     interval,
@@ -20,9 +21,10 @@ from tokensweep_analysis.page.numbers import (
     p_value,
     points,
 )
-from tokensweep_analysis.page.selection import MEAN, Section, pass_curve, ranked, shown_metrics
+from tokensweep_analysis.page.selection import MEAN, Section, name_of, pass_curve, ranked, shown_metrics
 from tokensweep_analysis.tables import Comparison, Row, Trouble
 
+_NBSP = "\N{NO-BREAK SPACE}"
 _SYMBOLS = {  # verdicts are told apart by word and symbol, colour only repeats them
     Verdict.reproduced: "✓",
     Verdict.refuted: "✗",
@@ -77,16 +79,18 @@ def claims_table(judgements: Sequence[Judgement]) -> Html:
     rows = list(judgements)
     columns = [
         Column("claim", [_claim(each) for each in rows]),
-        Column("setting", [each.setting or NOTHING for each in rows], is_text=True),
         Column("verdict", [_verdict(each) for each in rows], is_text=True),
+        Column("setting", [each.setting or NOTHING for each in rows], is_text=True),
         Column("difference", [_stacked(each.estimate, sign="+") for each in rows], hint=_LEFT_MINUS_RIGHT),
         Column("claimed", [points(each.claim.claimed, sign="+") for each in rows]),
         Column("p", [p_value(each.p_value) for each in rows]),
         Column(
-            "Holm p", [p_value(each.p_holm) for each in rows], hint="adjusted over the claims of the family"
+            f"Holm{_NBSP}p",
+            [p_value(each.p_holm) for each in rows],
+            hint="adjusted over the claims of the family",
         ),
-        Column("P(d > 0)", [number(each.p_above_0, ".3f") for each in rows], hint=_SCEPTICAL),
-        Column("P(d > δ)", [_above_smallest(each) for each in rows], hint=_SCEPTICAL),
+        Column(f"P(d{_NBSP}>{_NBSP}0)", [number(each.p_above_0, ".3f") for each in rows], hint=_SCEPTICAL),
+        Column(f"P(d{_NBSP}>{_NBSP}δ)", [_above_smallest(each) for each in rows], hint=_SCEPTICAL),
         Column("rule and reason", [_why(each) for each in rows], is_text=True),
     ]
     return data_table(
@@ -102,7 +106,7 @@ def _claim(each: Judgement) -> Html:
     claim = each.claim
     about = [str(claim.kind).replace("_", " ")]
     about += [f"margin {points(claim.margin)}"] if claim.margin is not None else []
-    about += [f"{claim.benchmark} {claim.metric}".strip()] if claim.metric else []
+    about += [f"{claim.benchmark} {name_of(claim.metric)}".strip()] if claim.metric else []
     about += [claim.source] if claim.source else []
     return join(
         [
@@ -142,14 +146,14 @@ def contrasts_table(contrasts: Sequence[Contrast], *, key: str, caption: str) ->
     columns = [
         Column("contrast", [f"{each.arm} − {each.baseline}" for each in rows]),
         Column("benchmark", [each.benchmark for each in rows], is_text=True),
-        Column("metric", [str(each.metric) for each in rows], is_text=True),
+        Column("metric", [name_of(each.metric) for each in rows], is_text=True),
         Column(
             "difference", [_marked(each) for each in estimates], hint="points; bold: the interval excludes 0"
         ),
         Column("interval", [interval(each, sign="+") for each in estimates], hint="not adjusted"),
         Column("df", [number(each.df) for each in estimates], hint="Satterthwaite's degrees of freedom"),
         Column("p", [p_value(each.p_value) for each in rows], hint="two-sided, for no difference"),
-        Column("Holm p", [p_value(each.p_holm) for each in rows], hint="adjusted over the arms"),
+        Column(f"Holm{_NBSP}p", [p_value(each.p_holm) for each in rows], hint="adjusted over the arms"),
         Column("detectable", [points(each.detectable) for each in rows], hint=_DETECTABLE),
         Column("estimand", [each.estimand.name for each in estimates], is_text=True),
         Column("remark", [each.remark or each.estimate.remark for each in rows], is_text=True),
@@ -170,15 +174,12 @@ def ranking_table(section: Section, comparison: Comparison, *, key: str) -> Html
         *(_metric_column(metric, rows) for metric in shown_metrics(metrics)),
         *(Column(name, [cell(row) for row in rows], hint=hint) for name, cell, hint in _RATES),
     ]
-    return data_table(
-        _without_empty(columns), caption=f"{section.title}, best avg@n first", key=key, is_sortable=True
-    )
+    return data_table(_without_empty(columns), caption=tag("h3", section.title), key=key, is_sortable=True)
 
 
 def _metric_column(metric: Metric, rows: Sequence[Row]) -> Column:
-    header = "avg@n" if metric == MEAN else str(metric)
     return Column(
-        header,
+        name_of(metric),
         [_stacked(row.results.get(metric)) for row in rows],
         hint="pass@1: the share of right samples" if metric == MEAN else "",
     )
@@ -196,14 +197,18 @@ _RATES: tuple[tuple[str, Callable[[Row], str], str], ...] = (
         lambda row: points(row.error_fraction or None),
         "samples the grader failed on; count as wrong",
     ),
-    ("length", lambda row: number(row.length_mean, ",.1f"), "completion tokens, mean over samples"),
+    (
+        "length",
+        lambda row: number(row.length_mean, ",.0f" if (row.length_mean or 0) >= 100 else ".1f"),
+        "completion tokens, mean over samples",
+    ),
     ("tokens kept %", lambda row: points(row.kept_fraction), "trained tokens with a weight, mean over steps"),
     (
         "entropy kept %",
         lambda row: points(row.entropy_kept_fraction),
         "share of the entropy that lies in them",
     ),
-    ("tokens generated", lambda row: number(row.generated_tokens, ",.0f"), "per run, for training"),
+    ("tokens generated", lambda row: compact(row.generated_tokens), "per run, for training"),
     ("time per run", lambda row: duration(row.seconds), "training and evaluation, wall clock"),
 )
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pytest
 
 from tokensweep_analysis.claims import Claim, ClaimKind, Judgement, Verdict
 from tokensweep_analysis.contrasts import POOLED, Contrast
@@ -121,7 +120,7 @@ def a_comparison(rows: Sequence[Row] = (), **changes: Any) -> Comparison:
 def simulated(
     *, num_arms: int, benchmarks: Sequence[str], num_questions: int, num_samples: int, **changes: Any
 ) -> Comparison:
-    """A whole sweep of setting ``qwen``: rows, pooled rows, contrasts of every metric, verdicts, one failed run."""
+    """A sweep of setting ``qwen``: rows, pooled ones too, contrasts, every verdict, a failed run."""
     rng = np.random.default_rng(7)
     arms = ["all", "top20", "bottom80", *(f"arm{place:03d}" for place in range(3, num_arms))][:num_arms]
     ks = [2**power for power in range(num_samples.bit_length())]
@@ -145,12 +144,15 @@ def simulated(
                     by_question={}
                     if benchmark == POOLED
                     else {f"{benchmark}/{q:03d}": float(share[q]) for q in range(num_questions)},
-                    band={m: (e.low - 0.02, e.high + 0.02) for m, e in results.items() if m.kind is Kind.pass_at},
+                    band={
+                        m: (e.low - 0.02, e.high + 0.02) for m, e in results.items() if m.kind is Kind.pass_at
+                    },
                     length_mean=2000.0 + 40 * place,
                 )
             )
             contrasts += [
-                a_contrast(arm, benchmark=benchmark, metric=m, estimate=each) for m, each in differences.items()
+                a_contrast(arm, benchmark=benchmark, metric=m, estimate=each)
+                for m, each in differences.items()
             ]
     return a_comparison(
         rows,
@@ -206,9 +208,3 @@ def made_curves(arms: Sequence[str], *, num_points: int = 120) -> list[Curve]:
                 )
             )
     return curves
-
-
-@pytest.fixture
-def make() -> Callable[..., Comparison]:
-    """:func:`simulated`."""
-    return simulated
