@@ -28,6 +28,7 @@ from tokensweep_analysis.tables import Comparison
 FILE_NAME = "report.html"
 ONE_RUN = "one training run per arm: the claim is about two checkpoints"
 _MAX_CONTRASTS = 600  # rows of a table; more hide what matters
+_MAX_RANKED, _MIN_RANKED = 3000, 13  # rows of all ranking tables together, about 2 MB; rows of each
 _Part = tuple[str, str, Html]  # id, heading, content
 
 
@@ -188,8 +189,13 @@ def _order(metric: Metric) -> tuple[str, float]:
 
 def _rankings(drawing: Drawing) -> Html:
     parts: list[Html] = []
+    limit = max(_MIN_RANKED, _MAX_RANKED // max(len(drawing.sections), 1))
     for place, section in enumerate(drawing.sections):
-        parts.append(tables.ranking_table(section, drawing.comparison, key=f"ranking-{place}"))
+        parts.append(tables.ranking_table(section, drawing.comparison, limit=limit, key=f"ranking-{place}"))
+        if len(section.rows) > limit:
+            parts.append(
+                tag("p", f"The best {limit} of {len(section.rows)}; table.csv has all.", class_="note")
+            )
         parts += [tag("p", remark, class_="note") for remark in tables.remarks(section)]
     if not parts:
         return tag("p", "The sweep has no arms.", class_="note")

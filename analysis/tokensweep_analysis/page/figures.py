@@ -168,6 +168,7 @@ def length_panel(section: Section, dots: Sequence[Dot], looks: Looks, *, key: st
             )
         axes.set(xlabel="completion length, tokens", ylabel="avg@n, points")
         axes.margins(0.12)
+        axes.locator_params(nbins=5)
         words = "; ".join(f"{dot.arm}: {dot.length:.0f} tokens, {100 * dot.accuracy:.1f}" for dot in dots)
         label = f"Accuracy by completion length, {section.title}: {words}."
         return figure(to_svg(canvas, label=label, prefix=key), caption=section.title)

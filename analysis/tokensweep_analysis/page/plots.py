@@ -26,6 +26,7 @@ from tokensweep_analysis.page.selection import (
 from tokensweep_analysis.page.svg import Look, looks, swatch
 from tokensweep_analysis.tables import Comparison, Row
 
+_MAX_CELLS = 60_000  # of the tables by question, about 1 MB
 _AXES = {
     "reward": "reward",
     "entropy/mean": "entropy, nats",
@@ -79,7 +80,8 @@ class Drawing:
 
 def pass_plots(drawing: Drawing) -> Html:
     """pass@k over k."""
-    chosen = [s for s in drawing.sections if any(len(pass_curve(row)) > 1 for row in s.of(drawing.arms))]
+    found = [s for s in drawing.sections if any(len(pass_curve(row)) > 1 for row in s.of(drawing.arms))]
+    chosen = _first(found)
     if not chosen:
         return _nothing("No evaluation has results for more than one k.")
     rows = [row for section in chosen for row in section.of(drawing.arms)]
@@ -92,6 +94,7 @@ def pass_plots(drawing: Drawing) -> Html:
     note = (
         f"pass@k is the chance that at least one of k samples is right. Shaded: "
         f"{percent(drawing.comparison.confidence)} {kind}. {drawing.shading()}{left_out(drawing.comparison)}"
+        f" {_capped(len(found), len(chosen))}"
     )
     return _part(
         drawing,
@@ -112,13 +115,14 @@ def forest_plots(drawing: Drawing) -> Html:
     comparison = drawing.comparison
     against = comparison.baseline
     found = {s: _differences(s, drawing) for s in drawing.sections}
-    chosen = [s for s in drawing.sections if found[s]]
+    some = [s for s in drawing.sections if found[s]]
+    chosen = _first(some)
     if against is None or not chosen:
         return _nothing("No arm can be compared with a baseline yet.")
     note = (
         f"avg@n minus that of {against}, with {percent(comparison.confidence)} intervals that are not "
         "adjusted for the number of comparisons. A filled marker: the interval excludes 0. A difference "
-        f"without a line has no interval. {left_out(comparison)}"
+        f"without a line has no interval. {left_out(comparison)} {_capped(len(some), len(chosen))}"
     )
     panels = _panels(
         chosen,
@@ -146,13 +150,14 @@ def _differences(section: Section, drawing: Drawing) -> list[tuple[str, Estimate
 
 def heat_maps(drawing: Drawing) -> Html:
     """Which questions which arms solve."""
-    chosen = [s for s in drawing.sections if any(row.by_question for row in s.of(drawing.arms))]
+    found = [s for s in drawing.sections if _answered(s, drawing)]
+    chosen = _first(found)
     if not chosen:
-        return _nothing("No question was answered by an arm yet.")
+        return _nothing("There are no results by question.")
     order = {section: _by_difficulty(section.of(drawing.arms)) for section in chosen}
     note = (
         "Share of right samples, mean over runs. Questions are sorted by their mean over the drawn arms, "
-        f"the hardest at the left. {left_out(drawing.comparison)}"
+        f"the hardest at the left. {left_out(drawing.comparison)} {_capped(len(found), len(chosen))}"
     )
     key = tag(
         "p", tag("span", "0 points"), tag("i", aria_hidden="true"), tag("span", "100 points"), class_="scale"
@@ -160,9 +165,15 @@ def heat_maps(drawing: Drawing) -> Html:
     panels = _panels(
         chosen, lambda s, k: figures.heat_panel(s, _answered(s, drawing), order[s], key=f"heat{k}")
     )
+    sizes = np.cumsum([len(order[s]) * len(_answered(s, drawing)) for s in chosen])
+    listed = [s for s, size in zip(chosen, sizes, strict=True) if size <= _MAX_CELLS]
+    if len(listed) < len(chosen):
+        note += (
+            f"The values of {', '.join(s.title for s in chosen if s not in listed)} would make it too large. "
+        )
     values = [
         tables.question_values(s, _answered(s, drawing), order[s], key=f"heat-{place}")
-        for place, s in enumerate(chosen)
+        for place, s in enumerate(listed)
     ]
     return _part(drawing, note, panels, values, legend=key)
 
@@ -185,56 +196,62 @@ def training_plots(drawing: Drawing, curves: Sequence[Curve]) -> Html:
     drawn = [curve for curve in curves if curve.arm in drawing.looks]
     if not drawn:
         return _nothing("No training curves were given, or no run has written metrics yet.")
-    panels: dict[tuple[str, str], list[Curve]] = {}
-    for curve in drawn:
-        panels.setdefault((curve.setting, curve.metric), []).append(curve)
-    shown = list(panels.items())[: 2 * MAX_PANELS]
-    windows = sorted({curve.window for curve in drawn if curve.window > 1})
-    uneven = list(dict.fromkeys(c.arm for c in drawn if len(set(c.num_runs)) > 1))
-    note = (
-        "Line: the mean over training seeds. Shaded: from the smallest to the largest seed, no interval. "
-        + (f"Each point is the mean of {windows[-1]} steps at most. " if windows else "")
-        + (
-            f"Runs of {', '.join(uneven)} differ in length: a mean is over those that reach its step. "
-            * bool(uneven)
-        )
-        + drawing.shading()
-        + _capped(len(panels), len(shown))
-    )
-    drawings = [
-        figures.curve_panel(
-            f"{setting}: {_AXES.get(metric, metric)}".removeprefix(": "),
-            own,
-            drawing.looks,
-            axis=_AXES.get(metric, metric),
-            bands=drawing.bands,
-            key=f"train{place}",
-        )
-        for place, ((setting, metric), own) in enumerate(shown)
-    ]
-    settings = dict.fromkeys(curve.setting for curve in drawn)
+    settings = list(dict.fromkeys(curve.setting for curve in drawn))
+    shown = settings[:MAX_PANELS]
+    by_setting = [[curve for curve in drawn if curve.setting == setting] for setting in shown]
+    panels = [_training_row(drawing, own, place) for place, own in enumerate(by_setting)]
     values = [
         tables.training_values(
-            [c for c in drawn if c.setting == setting],
-            caption=f"Training metrics, {setting}".removesuffix(", "),
-            key=f"train-{place}",
+            own, caption=f"Training metrics {own[0].setting}".strip(), key=f"train-{place}"
         )
-        for place, setting in enumerate(settings)
+        for place, own in enumerate(by_setting)
     ]
-    panel = tag("div", *drawings, class_="panels")
-    return _part(drawing, note, panel, values, legend=drawing.legend(curve.arm for curve in drawn))
+    note = _training_note(drawing, drawn) + _capped(len(settings), len(shown))
+    return _part(drawing, note, join(panels), values, legend=drawing.legend(curve.arm for curve in drawn))
+
+
+def _training_row(drawing: Drawing, curves: Sequence[Curve], row: int) -> Html:
+    """The panels of one setting, one per metric."""
+    metrics = dict.fromkeys(curve.metric for curve in curves)
+    names = {metric: _AXES.get(metric, metric) for metric in metrics}
+    panels = [
+        figures.curve_panel(
+            f"{curves[0].setting}: {names[metric]}".removeprefix(": "),
+            [curve for curve in curves if curve.metric == metric],
+            drawing.looks,
+            axis=names[metric],
+            bands=drawing.bands,
+            key=f"train{row}x{place}",
+        )
+        for place, metric in enumerate(metrics)
+    ]
+    return tag("div", *panels, class_="panels small")
+
+
+def _training_note(drawing: Drawing, curves: Sequence[Curve]) -> str:
+    """What lines and shading are, and which runs are shorter than others."""
+    window = max(curve.window for curve in curves)
+    uneven = list(dict.fromkeys(curve.arm for curve in curves if len(set(curve.num_runs)) > 1))
+    note = "Line: the mean over training seeds. Shaded: from the smallest to the largest seed, no interval. "
+    if window > 1:
+        note += f"A point is the mean of up to {window} steps. "
+    if uneven:
+        note += f"Runs of {', '.join(uneven)} differ in length: a mean is over those that reach its step. "
+    return note + drawing.shading()
 
 
 def length_plots(drawing: Drawing, dots: Sequence[Dot]) -> Html:
     """Accuracy against length: whether an arm wins by writing more."""
     found = {section: _dots(section, dots, drawing) for section in drawing.sections}
-    chosen = [section for section in drawing.sections if found[section]]
+    some = [section for section in drawing.sections if found[section]]
+    chosen = _first(some)
     if not chosen:
         return _nothing("No evaluation has lengths yet.")
     is_mean = any(dot.seed < 0 for own in found.values() for dot in own)
     note = (
         f"Each dot is {'an arm, the mean over its runs' if is_mean else 'one training run'}. An arm that "
-        f"wins by writing more lies to the upper right. {left_out(drawing.comparison)}"
+        f"wins by writing more lies to the upper right. {left_out(drawing.comparison)} "
+        f"{_capped(len(some), len(chosen))}"
     )
     panels = _panels(
         chosen, lambda s, key: figures.length_panel(s, found[s], drawing.looks, key=f"length{key}")
@@ -253,15 +270,19 @@ def _dots(section: Section, dots: Sequence[Dot], drawing: Drawing) -> list[Dot]:
 
 
 def _panels(chosen: Sequence[Section], draw: Callable[[Section, int], Html]) -> Html:
-    """A panel per section, pooled ones first, and a word on those that are not drawn."""
-    first = sorted(chosen, key=lambda section: section.benchmark != POOLED)[:MAX_PANELS]
-    drawn = [draw(section, place) for place, section in enumerate(s for s in chosen if s in first)]
-    more = _capped(len(chosen), len(drawn))
-    return join([tag("div", *drawn, class_="panels"), *([tag("p", more, class_="note")] if more else [])])
+    """A panel per section."""
+    return tag("div", *(draw(section, place) for place, section in enumerate(chosen)), class_="panels")
+
+
+def _first(chosen: Sequence[Section]) -> list[Section]:
+    """Those that are drawn: as many as a page takes, pooled ones before others."""
+    kept = sorted(chosen, key=lambda section: section.benchmark != POOLED)[:MAX_PANELS]
+    return [section for section in chosen if section in kept]
 
 
 def _capped(total: int, drawn: int) -> str:
-    return f"{drawn} of {total} plots are drawn; the tables have all numbers. " if drawn < total else ""
+    """A sentence on plots that are not drawn; empty when all are."""
+    return f"Drawn for {drawn} of {total}; the ranking tables have the others. " if drawn < total else ""
 
 
 def _part(drawing: Drawing, note: str, panels: Html, values: Sequence[Html], *, legend: Html | None) -> Html:

@@ -141,21 +141,23 @@ def _drawn(figure: Figure, prefix: str) -> tuple[str, Html]:
 
 @cache
 def swatch(look: Look) -> Html:
-    """The look of an arm as a small picture for a legend, without a meaning of its own."""
-    with panel(0.5, 0.2) as (figure, axes):
+    """The look of an arm as a small picture for a legend, without ids and without a meaning of its own."""
+    from matplotlib.markers import MarkerStyle
+    from matplotlib.patches import PathPatch
+    from matplotlib.transforms import Affine2D
+
+    width, height, size = 36.0, 14.4, 6.0  # points
+    with panel(width / 72, height / 72) as (figure, axes):
         figure.set_layout_engine("none")
         axes.set_position((0, 0, 1, 1))
         axes.axis("off")
-        axes.set(xlim=(0, 2), ylim=(-1, 1))
-        axes.plot(
-            [0.1, 1, 1.9],
-            [0, 0, 0],
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.line,
-            markevery=[1],
-        )
-        box, body = _drawn(figure, f"k{look.colour[1:]}{_MARKERS.index(look.marker)}")
+        axes.set(xlim=(0, width), ylim=(0, height))
+        axes.plot([2, width - 2], [height / 2] * 2, color=look.colour, linestyle=look.line, clip_on=False)
+        marker = MarkerStyle(look.marker)
+        place = marker.get_transform() + Affine2D().scale(size).translate(width / 2, height / 2)
+        shape = marker.get_path().transformed(place)
+        axes.add_patch(PathPatch(shape, facecolor=look.colour, edgecolor=look.colour, clip_on=False))
+        box, body = _drawn(figure, "swatch")
     return tag("svg", body, viewBox=box, aria_hidden="true", class_="swatch")
 
 

@@ -164,9 +164,9 @@ def contrasts_table(contrasts: Sequence[Contrast], *, key: str, caption: str) ->
 _DETECTABLE = "the smallest true difference that such a comparison finds in 80 of 100 repetitions"
 
 
-def ranking_table(section: Section, comparison: Comparison, *, key: str) -> Html:
-    """The arms of a setting and benchmark, best mean accuracy first."""
-    rows = ranked(section.rows)
+def ranking_table(section: Section, comparison: Comparison, *, limit: int, key: str) -> Html:
+    """The best ``limit`` arms of a setting and benchmark, best mean accuracy first."""
+    rows = ranked(section.rows)[:limit]
     metrics = [each for each in comparison.metrics if any(each in row.results for row in rows)]
     columns = [
         Column("arm", [_arm(row.arm, comparison.baseline) for row in rows]),
