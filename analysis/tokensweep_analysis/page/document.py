@@ -178,7 +178,7 @@ def _contrasts(drawing: Drawing) -> Html:
     note = (
         "Bold: the interval, which is not adjusted, excludes 0. Holm p is adjusted over the arms that meet "
         "the same baseline on the same benchmark and metric. "
-        + (f"{omitted} contrasts of other metrics and arms are left out here. " if omitted else "")
+        + (f"{omitted:,} contrasts of other metrics and arms are left out here. " if omitted else "")
     )
     return join([tag("p", note.strip(), class_="note"), *found])
 

@@ -108,6 +108,7 @@ def forest_panel(
         axes.set_ylim(len(differences) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
+        axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(f"points more than {_clipped(against)}")
         words = "; ".join(f"{arm} {written(each, sign='+')}" for arm, each in differences)
         label = f"Differences to {against}, {title}, points: {words}."

@@ -52,17 +52,19 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
 def drawn_arms(comparison: Comparison) -> tuple[str, ...]:
     """The arms in the plots, in the order of the sweep: all, or the baseline and ``MAX_ARMS`` others.
 
-    Where there are more, arms that a claim names go first, then those with the best mean accuracy in any
-    of their tables, the pooled ones counting first.
+    Where there are more, arms that a claim names go first, then those that stand highest by mean accuracy in
+    a pooled table, or in any table where there is no pooled one.
     """
     arms = list(dict.fromkeys(row.arm for row in comparison.rows))
     others = [arm for arm in arms if arm != comparison.baseline]
     if len(others) <= MAX_ARMS:
         return tuple(arms)
     claimed = [arm for each in comparison.judgements for arm in (each.claim.left, each.claim.right)]
-    tables = sorted(sections(comparison), key=lambda section: section.benchmark != POOLED)
+    found = sections(comparison)
+    tables = [section for section in found if section.benchmark == POOLED] or found
     orders = [[row.arm for row in ranked(section.rows)] for section in tables]
-    places = {arm: min(order.index(arm) for order in orders if arm in order) for arm in others}
+    last = len(arms)
+    places = {arm: min((o.index(arm) for o in orders if arm in o), default=last) for arm in others}
     first = [arm for arm in dict.fromkeys(claimed) if arm in places]
     best = sorted(others, key=lambda arm: places[arm])
     kept = {comparison.baseline, *list(dict.fromkeys([*first, *best]))[:MAX_ARMS]}
@@ -96,5 +98,5 @@ def left_out(comparison: Comparison) -> str:
         return ""
     return (
         f"Plots show {drawn} of {total} arms: the baseline, the arms that claims name and the best of the "
-        "others. The ranking tables have them all."
+        "others. The best of many look better than they are. The ranking tables have them all."
     )

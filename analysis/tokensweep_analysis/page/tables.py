@@ -188,7 +188,7 @@ def _metric_column(metric: Metric, rows: Sequence[Row]) -> Column:
 _RATES: tuple[tuple[str, Callable[[Row], str], str], ...] = (
     ("truncated %", lambda row: points(row.truncated_fraction), "samples that hit the length limit"),
     (
-        "no answer %",
+        f"no answer{_NBSP}%",
         lambda row: points(row.no_answer_fraction),
         "samples without an answer in the asked-for form",
     ),
@@ -202,14 +202,18 @@ _RATES: tuple[tuple[str, Callable[[Row], str], str], ...] = (
         lambda row: number(row.length_mean, ",.0f" if (row.length_mean or 0) >= 100 else ".1f"),
         "completion tokens, mean over samples",
     ),
-    ("tokens kept %", lambda row: points(row.kept_fraction), "trained tokens with a weight, mean over steps"),
     (
-        "entropy kept %",
+        f"tokens kept{_NBSP}%",
+        lambda row: points(row.kept_fraction),
+        "trained tokens with a weight, mean over steps",
+    ),
+    (
+        f"entropy kept{_NBSP}%",
         lambda row: points(row.entropy_kept_fraction),
         "share of the entropy that lies in them",
     ),
     ("tokens generated", lambda row: compact(row.generated_tokens), "per run, for training"),
-    ("time per run", lambda row: duration(row.seconds), "training and evaluation, wall clock"),
+    (f"time per{_NBSP}run", lambda row: duration(row.seconds), "training and evaluation, wall clock"),
 )
 
 
