@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from tokensweep.files import write_text
-from tokensweep_analysis.contrasts import POOLED
+from tokensweep_analysis.claims import POOLED
 from tokensweep_analysis.intervals import Estimand
 from tokensweep_analysis.metrics import Metric
 from tokensweep_analysis.page import plots, tables
@@ -24,6 +24,7 @@ from tokensweep_analysis.page.numbers import percent, span
 from tokensweep_analysis.page.plots import Drawing
 from tokensweep_analysis.page.selection import MEAN, drawn_arms, shown_metrics
 from tokensweep_analysis.tables import Comparison
+from tokensweep_analysis.verdict_tables import HOW_TO_READ
 
 FILE_NAME = "report.html"
 ONE_RUN = "one training run per arm: the claim is about two checkpoints"
@@ -136,7 +137,7 @@ def _how_to_read(comparison: Comparison) -> Html:
         "Differences are between the same questions, and between runs of the same seed where both arms "
         "have them.",
         "An interval around a difference that includes 0 does not show that two arms are equal; the "
-        "column detectable says how large a difference would have been found.",
+        "column detects says how large a difference would have been found.",
     ]
     if single:
         sentences.append(f"Where an arm has a single run, {ONE_RUN}.")
@@ -147,7 +148,7 @@ def _how_to_read(comparison: Comparison) -> Html:
 def _claims(comparison: Comparison) -> Html:
     if not comparison.judgements:
         return tag("p", "This sweep makes no claims, or none was judged.", class_="note")
-    return tables.claims_table(comparison.judgements)
+    return join([tag("p", HOW_TO_READ, class_="note"), tables.claims_table(comparison.judgements)])
 
 
 def _contrasts(drawing: Drawing) -> Html:
@@ -178,7 +179,7 @@ def _contrasts(drawing: Drawing) -> Html:
     note = (
         "Bold: the interval, which is not adjusted, excludes 0. Holm p is adjusted over the arms that meet "
         "the same baseline on the same benchmark and metric. "
-        + (f"{omitted:,} contrasts of other metrics and arms are left out here. " if omitted else "")
+        + (f"{omitted:,} contrasts of other metrics and arms are in contrasts.csv only. " if omitted else "")
     )
     return join([tag("p", note.strip(), class_="note"), *found])
 
@@ -194,7 +195,7 @@ def _rankings(drawing: Drawing) -> Html:
         parts.append(tables.ranking_table(section, drawing.comparison, limit=limit, key=f"ranking-{place}"))
         if len(section.rows) > limit:
             parts.append(
-                tag("p", f"The best {limit} of {len(section.rows)}; table.csv has all.", class_="note")
+                tag("p", f"The best {limit} of {len(section.rows)}; ranking.csv has all.", class_="note")
             )
         parts += [tag("p", remark, class_="note") for remark in tables.remarks(section)]
     if not parts:

@@ -13,7 +13,7 @@ from tokensweep_analysis.intervals import Estimate
 from tokensweep_analysis.page.curves import Curve
 from tokensweep_analysis.page.markup import Html, tag
 from tokensweep_analysis.page.numbers import excludes_zero, written
-from tokensweep_analysis.page.selection import MEAN, Section, pass_curve
+from tokensweep_analysis.page.selection import MEAN, Section, marked, pass_curve, spread
 from tokensweep_analysis.page.svg import INK, PAGE, Look, panel, to_svg
 from tokensweep_analysis.tables import Row
 
@@ -52,18 +52,21 @@ def banded(arms: Sequence[str], baseline: str | None) -> list[str]:
 def pass_panel(
     section: Section, rows: Sequence[Row], looks: Looks, *, bands: Sequence[str], key: str
 ) -> Html:
-    """pass@k over k with simultaneous bands, or pointwise intervals where a row has no band."""
+    """pass@k over k, shaded as :func:`spread` says."""
     with panel() as (canvas, axes):
         ks: set[int] = set()
         for row in rows:
             metrics, look = pass_curve(row), looks[row.arm]
             at = [int(metric.at) for metric in metrics]
             ks |= set(at)
-            axes.plot(at, _points(row.results[m].value for m in metrics), **_line(look))
+            values = _points(row.results[m].value for m in metrics)
+            axes.plot(at, values, **_line(look, marks=marked(metrics)))
             if row.arm in bands:
-                ends = [row.band.get(m, (row.results[m].low, row.results[m].high)) for m in metrics]
-                low, high = (_points(end[side] for end in ends) for side in (0, 1))
-                axes.fill_between(at, low, high, color=look.colour, alpha=0.12, linewidth=0)
+                ends = spread(row)
+                low, high = (_points(end[side] for end in ends.values()) for side in (0, 1))
+                axes.fill_between(
+                    [int(m.at) for m in ends], low, high, color=look.colour, alpha=0.12, linewidth=0
+                )
         _powers(axes, sorted(ks))
         axes.set(xlabel="k, samples drawn", ylabel="pass@k, points")
         return figure(
@@ -141,7 +144,11 @@ def curve_panel(
     with panel() as (canvas, axes):
         for curve in curves:
             look = looks[curve.arm]
-            axes.plot(curve.steps, curve.mean, **_line(look, markers=4, points=len(curve.steps)))
+            axes.plot(
+                curve.steps,
+                curve.mean,
+                **_line(look, marks=range(0, len(curve.steps), -(-len(curve.steps) // 4))),
+            )
             if curve.arm in bands and len(curve.seeds) > 1:
                 axes.fill_between(
                     curve.steps, curve.low, curve.high, color=look.colour, alpha=0.12, linewidth=0
@@ -196,17 +203,16 @@ def _points(shares: Iterable[float]) -> list[float]:
     return [100 * share for share in shares]
 
 
-def _line(look: Look, *, markers: int | None = None, points: int = 0) -> dict[str, Any]:
-    """How a curve is drawn; with ``markers`` that many of its ``points`` carry one."""
-    every = max(points // markers, 1) if markers else None
-    return {"color": look.colour, "marker": look.marker, "linestyle": look.line, "markevery": every}
+def _line(look: Look, *, marks: Sequence[int]) -> dict[str, Any]:
+    """How a curve is drawn, with a marker at the places ``marks``."""
+    return {"color": look.colour, "marker": look.marker, "linestyle": look.line, "markevery": list(marks)}
 
 
 def _powers(axes: Axes, ks: Sequence[int]) -> None:
     """k on a scale on which doubling is a step."""
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ks if len(ks) <= 8 else ks[:: -(-len(ks) // 8)], minor=False)
-    axes.set_xticklabels([str(int(k)) for k in axes.get_xticks()])
+    ticks = [k for k in ks if k.bit_count() == 1] or list(ks)
+    axes.set_xticks(ticks, [str(k) for k in ticks])
     axes.minorticks_off()
 
 

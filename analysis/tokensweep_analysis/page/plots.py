@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokensweep_analysis.contrasts import POOLED
+from tokensweep_analysis.claims import POOLED
 from tokensweep_analysis.intervals import Estimate
 from tokensweep_analysis.page import figures, tables
 from tokensweep_analysis.page.curves import Curve
@@ -87,8 +87,8 @@ def pass_plots(drawing: Drawing) -> Html:
     rows = [row for section in chosen for row in section.of(drawing.arms)]
     simultaneous = sum(bool(row.band) for row in rows)
     kinds = {
-        0: "pointwise intervals: they do not hold for all k at once",
-        len(rows): "simultaneous bands: they hold for all k at once",
+        0: "pointwise intervals, which do not hold for several k at once",
+        len(rows): "simultaneous bands, which hold at all marked k at once",
     }
     kind = kinds.get(simultaneous, "simultaneous bands where there are some, pointwise intervals elsewhere")
     note = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from math import inf
 
-from tokensweep_analysis.contrasts import POOLED
+from tokensweep_analysis.claims import POOLED
 from tokensweep_analysis.metrics import Kind, Metric
 from tokensweep_analysis.tables import Comparison, Row
 
@@ -23,6 +23,7 @@ class Section:
     setting: str
     benchmark: str
     rows: tuple[Row, ...]
+    pooled: tuple[str, ...] = ()  # the benchmarks that it is the mean of
 
     @property
     def title(self) -> str:
@@ -40,7 +41,13 @@ def sections(comparison: Comparison) -> list[Section]:
     """Settings in their order, in each the pooled benchmarks first and then the others in their order."""
     settings = list(dict.fromkeys(row.setting for row in comparison.rows))
     groups = groupby(comparison.rows, key=lambda row: (row.setting, row.benchmark))
-    found = [Section(setting, benchmark, tuple(rows)) for (setting, benchmark), rows in groups]
+    places = [(setting, benchmark, tuple(rows)) for (setting, benchmark), rows in groups]
+    found = [
+        Section(setting, benchmark, rows, tuple(b for s, b, _ in places if s == setting and b != POOLED))
+        if benchmark == POOLED
+        else Section(setting, benchmark, rows)
+        for setting, benchmark, rows in places
+    ]
     return sorted(found, key=lambda each: (settings.index(each.setting), each.benchmark != POOLED))
 
 
@@ -89,6 +96,23 @@ def shown_metrics(metrics: Sequence[Metric]) -> list[Metric]:
 def pass_curve(row: Row) -> list[Metric]:
     """Its pass@k, k rising."""
     return sorted((m for m in row.results if m.kind is Kind.pass_at), key=lambda metric: metric.at)
+
+
+def spread(row: Row) -> dict[Metric, tuple[float, float]]:
+    """Ends of the simultaneous band at its k, or of pointwise intervals at every k where there is none."""
+    curve = pass_curve(row)
+    if row.band:
+        return {metric: row.band[metric] for metric in curve if metric in row.band}
+    return {metric: (row.results[metric].low, row.results[metric].high) for metric in curve}
+
+
+def marked(curve: Sequence[Metric]) -> list[int]:
+    """Places in a pass@k curve that get a marker and a column: where k is a power of two, and the last."""
+    return [
+        place
+        for place, metric in enumerate(curve)
+        if int(metric.at).bit_count() == 1 or place == len(curve) - 1
+    ]
 
 
 def left_out(comparison: Comparison) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 
 from tokensweep_analysis.claims import Judgement, Verdict
 from tokensweep_analysis.contrasts import Contrast
@@ -12,6 +13,7 @@ from tokensweep_analysis.metrics import Metric
 from tokensweep_analysis.page.curves import Curve
 from tokensweep_analysis.page.markup import Html, join, tag
 from tokensweep_analysis.page.numbers import (
+    NO_INTERVAL,
     NOTHING,
     compact,
     duration,
@@ -21,8 +23,18 @@ from tokensweep_analysis.page.numbers import (
     p_value,
     points,
 )
-from tokensweep_analysis.page.selection import MEAN, Section, name_of, pass_curve, ranked, shown_metrics
+from tokensweep_analysis.page.selection import (
+    MEAN,
+    Section,
+    marked,
+    name_of,
+    pass_curve,
+    ranked,
+    shown_metrics,
+    spread,
+)
 from tokensweep_analysis.tables import Comparison, Row, Trouble
+from tokensweep_analysis.verdict_tables import said
 
 _NBSP = "\N{NO-BREAK SPACE}"
 _SYMBOLS = {  # verdicts are told apart by word and symbol, colour only repeats them
@@ -82,6 +94,7 @@ def claims_table(judgements: Sequence[Judgement]) -> Html:
         Column("verdict", [_verdict(each) for each in rows], is_text=True),
         Column("setting", [each.setting or NOTHING for each in rows], is_text=True),
         Column("difference", [_stacked(each.estimate, sign="+") for each in rows], hint=_LEFT_MINUS_RIGHT),
+        Column("detects", [points(each.detectable) for each in rows], hint=_DETECTABLE),
         Column("claimed", [points(each.claim.claimed, sign="+") for each in rows]),
         Column("p", [p_value(each.p_value) for each in rows]),
         Column(
@@ -103,18 +116,9 @@ _SCEPTICAL = "posterior probability under a sceptical prior"
 
 
 def _claim(each: Judgement) -> Html:
-    claim = each.claim
-    about = [str(claim.kind).replace("_", " ")]
-    about += [f"margin {points(claim.margin)}"] if claim.margin is not None else []
-    about += [f"{claim.benchmark} {name_of(claim.metric)}".strip()] if claim.metric else []
-    about += [claim.source] if claim.source else []
-    return join(
-        [
-            tag("strong", claim.id),
-            tag("span", claim.contrast, class_="sub"),
-            tag("span", " · ".join(about), class_="sub"),
-        ]
-    )
+    """Its id, what it says, and where it was said."""
+    parts = [tag("strong", each.claim.id), tag("span", said(each), class_="sub")]
+    return join([*parts, *([tag("span", each.claim.source, class_="sub")] if each.claim.source else [])])
 
 
 def _verdict(each: Judgement) -> Html:
@@ -154,7 +158,7 @@ def contrasts_table(contrasts: Sequence[Contrast], *, key: str, caption: str) ->
         Column("df", [number(each.df) for each in estimates], hint="Satterthwaite's degrees of freedom"),
         Column("p", [p_value(each.p_value) for each in rows], hint="two-sided, for no difference"),
         Column(f"Holm{_NBSP}p", [p_value(each.p_holm) for each in rows], hint="adjusted over the arms"),
-        Column("detectable", [points(each.detectable) for each in rows], hint=_DETECTABLE),
+        Column("detects", [points(each.detectable) for each in rows], hint=_DETECTABLE),
         Column("estimand", [each.estimand.name for each in estimates], is_text=True),
         Column("remark", [each.remark or each.estimate.remark for each in rows], is_text=True),
     ]
@@ -213,6 +217,7 @@ _RATES: tuple[tuple[str, Callable[[Row], str], str], ...] = (
         "share of the entropy that lies in them",
     ),
     ("tokens generated", lambda row: compact(row.generated_tokens), "per run, for training"),
+    ("device hours", lambda row: number(row.device_hours, ".2f"), "per run, of its devices together"),
     (f"time per{_NBSP}run", lambda row: duration(row.seconds), "training and evaluation, wall clock"),
 )
 
@@ -227,16 +232,30 @@ def _runs(row: Row) -> Html | str:
 
 
 def curve_values(section: Section, rows: Sequence[Row], *, key: str) -> Html:
-    """pass@k of every k, the numbers of the plot."""
-    ks = sorted({metric for row in rows for metric in pass_curve(row)}, key=lambda metric: metric.at)
+    """pass@k where k is a power of two, and the largest: the numbers of the plot."""
+    curves = [pass_curve(row) for row in rows]
+    ks = sorted({curve[place] for curve in curves for place in marked(curve)}, key=lambda metric: metric.at)
     columns = [
         Column("arm", [row.arm for row in rows]),
         *(
-            Column(f"k = {m.at:g}", [_stacked(row.results.get(m), band=row.band.get(m)) for row in rows])
-            for m in ks
+            Column(f"k = {metric.at:g}", [_with_ends(row, metric, spread(row)) for row in rows])
+            for metric in ks
         ),
     ]
     return data_table(columns, caption=f"pass@k, {section.title}", key=key)
+
+
+def _with_ends(row: Row, metric: Metric, ends: Mapping[Metric, tuple[float, float]]) -> Html | str:
+    """A value above the ends of its band, where it has one."""
+    if metric not in row.results:
+        return NOTHING
+    value = points(row.results[metric].value)
+    if metric not in ends:
+        return value
+    low, high = ends[metric]
+    return join(
+        [value, tag("span", NO_INTERVAL if isnan(low) else f"[{points(low)}, {points(high)}]", class_="sub")]
+    )
 
 
 def question_values(section: Section, rows: Sequence[Row], questions: Sequence[str], *, key: str) -> Html:
@@ -291,14 +310,12 @@ def _error(error: str) -> Html | str:
 _MAX_ERROR = 2000  # characters; the run folder has the rest
 
 
-def _stacked(
-    estimate: Estimate | None, *, sign: str = "", band: tuple[float, float] | None = None
-) -> Html | str:
-    """Value above its interval, or above ``band``."""
+def _stacked(estimate: Estimate | None, *, sign: str = "") -> Html | str:
+    """Value above its interval."""
     if estimate is None:
         return NOTHING
-    ends = f"[{points(band[0])}, {points(band[1])}]" if band else interval(estimate, sign=sign)
-    return join([points(estimate.value, sign=sign), tag("span", ends, class_="sub")])
+    ends = tag("span", interval(estimate, sign=sign), class_="sub")
+    return join([points(estimate.value, sign=sign), ends])
 
 
 def _marked(estimate: Estimate) -> Html | str:
@@ -312,7 +329,9 @@ def _without_empty(columns: Sequence[Column]) -> list[Column]:
 
 
 def remarks(section: Section) -> Iterator[str]:
-    """What a reader must know of single arms, once each with the arms that it holds for."""
+    """What a reader must know of a table and of its arms, each once with the arms that it holds for."""
+    if section.pooled:
+        yield f"The mean over {', '.join(section.pooled)}, each weighing the same."
     for remark in dict.fromkeys(row.remark for row in section.rows if row.remark):
         yield f"{', '.join(row.arm for row in section.rows if row.remark == remark)}: {remark}."
     for caution in dict.fromkeys(row.caution for row in section.rows if row.caution):

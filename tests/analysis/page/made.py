@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tokensweep_analysis.claims import Claim, ClaimKind, Judgement, Verdict
-from tokensweep_analysis.contrasts import POOLED, Contrast
+from tokensweep_analysis.claims import POOLED, Claim, ClaimKind, Judgement, Verdict
+from tokensweep_analysis.contrasts import Contrast
 from tokensweep_analysis.intervals import Estimand, Estimate
 from tokensweep_analysis.metrics import Kind, Metric, metrics_of
 from tokensweep_analysis.page.curves import Curve
@@ -52,6 +52,8 @@ def a_row(arm: str, benchmark: str = "aime25", **changes: Any) -> Row:
         "entropy_kept_fraction": 0.8,
         "generated_tokens": 1.2e7,
         "seconds": 7300.0,
+        "device_hours": 16.2,
+        "asked": tuple(changes.get("results", ())),
     }
     return Row(**{**known, **changes})
 
@@ -93,6 +95,7 @@ def a_judgement(verdict: Verdict, **changes: Any) -> Judgement:
         "estimate": an_estimate(0.02, 0.03),
         "p_value": 0.0004,
         "p_holm": 0.0123,
+        "detectable": 0.0432,
         "smallest_effect": 0.0193,
         "p_above_0": 0.912,
         "p_above_smallest": 0.431,
@@ -131,7 +134,8 @@ def simulated(
         for place, arm in enumerate(arms):
             gain = float(rng.normal(0, 0.03)) if place else 0.0
             share = np.clip(hard + gain + rng.normal(0, 0.05, num_questions), 0, 1)
-            results = {m: an_estimate(_of(m, share), 0.05) for m in metrics}
+            every_k = [Metric(Kind.pass_at, k) for k in range(1, num_samples + 1)]
+            results = {m: an_estimate(_of(m, share), 0.05) for m in dict.fromkeys([*metrics, *every_k])}
             differences = {m: an_estimate(gain, 0.03) for m in metrics} if place else {}
             rows.append(
                 a_row(
@@ -139,13 +143,16 @@ def simulated(
                     benchmark,
                     num_questions=num_questions,
                     num_samples=num_samples,
+                    asked=tuple(metrics),
                     results=results,
                     differences=differences,
                     by_question={}
                     if benchmark == POOLED
                     else {f"{benchmark}/{q:03d}": float(share[q]) for q in range(num_questions)},
                     band={
-                        m: (e.low - 0.02, e.high + 0.02) for m, e in results.items() if m.kind is Kind.pass_at
+                        m: (results[m].low - 0.02, results[m].high + 0.02)
+                        for m in metrics
+                        if m.kind is Kind.pass_at
                     },
                     length_mean=2000.0 + 40 * place,
                 )

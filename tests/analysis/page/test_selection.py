@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.analysis.page.made import MEAN, a_comparison, a_judgement, a_row, an_estimate
 
-from tokensweep_analysis.claims import Verdict
-from tokensweep_analysis.contrasts import POOLED
+from tokensweep_analysis.claims import POOLED, Verdict
 from tokensweep_analysis.metrics import metrics_of
-from tokensweep_analysis.page.selection import MAX_ARMS, drawn_arms, left_out, ranked, sections, shown_metrics
+from tokensweep_analysis.page.selection import (
+    MAX_ARMS,
+    drawn_arms,
+    left_out,
+    marked,
+    ranked,
+    sections,
+    shown_metrics,
+    spread,
+)
 from tokensweep_analysis.page.svg import looks
 
 
@@ -64,3 +74,26 @@ def test_arms_without_results_stand_last() -> None:
 def test_tables_have_the_ends_of_the_curve_and_the_strictest_of_the_others() -> None:
     shown = shown_metrics(metrics_of([1, 2, 4, 8], [0.5, 0.9]))
     assert list(map(str, shown)) == ["pass@1", "pass@8", "maj@8", "pass^8", "cover@0.5", "cover@0.9"]
+
+
+def test_a_curve_is_marked_at_powers_of_two_and_at_its_end() -> None:
+    assert marked(metrics_of(range(1, 11), [])[:10]) == [0, 1, 3, 7, 9]
+
+
+def test_a_pooled_table_names_its_benchmarks() -> None:
+    rows = [
+        a_row("all", "aime24"),
+        a_row("all", "aime25"),
+        a_row("all", POOLED),
+        a_row("all", "ops", setting="ops"),
+    ]
+    assert [section.pooled for section in sections(a_comparison(rows))] == [("aime24", "aime25"), (), (), ()]
+
+
+def test_a_band_is_never_mixed_with_pointwise_intervals() -> None:
+    # The band has k = 1 and 4, pointwise intervals would be there for k = 1, 2, 3 and 4.
+    curve = metrics_of(range(1, 5), [])[:4]
+    band = {curve[0]: (0.3, 0.7), curve[3]: (0.4, 0.8)}
+    row = a_row("all", results={metric: an_estimate(0.5, 0.125) for metric in curve})
+    assert spread(replace(row, band=band)) == band
+    assert spread(row) == dict.fromkeys(curve, (0.375, 0.625))
