@@ -137,7 +137,7 @@ def _how_to_read(comparison: Comparison) -> Html:
         "Differences are between the same questions, and between runs of the same seed where both arms "
         "have them.",
         "An interval around a difference that includes 0 does not show that two arms are equal; the "
-        "column detects says how large a difference would have been found.",
+        'column "detects" says how large a difference would have been found.',
     ]
     if single:
         sentences.append(f"Where an arm has a single run, {ONE_RUN}.")

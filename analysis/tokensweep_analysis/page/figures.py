@@ -38,7 +38,10 @@ class Dot:
 
 def figure(drawn: Html, *, caption: str, wide: bool = False) -> Html:
     """A plot with its caption."""
-    return tag("figure", drawn, tag("figcaption", caption), class_="wide" if wide else None)
+    words = tag("figcaption", caption)
+    if wide:  # wider than a small screen: it scrolls, so the keyboard must reach it
+        return tag("figure", drawn, words, class_="wide", tabindex=0, aria_label=caption)
+    return tag("figure", drawn, words)
 
 
 def banded(arms: Sequence[str], baseline: str | None) -> list[str]:
@@ -141,7 +144,7 @@ def curve_panel(
     title: str, curves: Sequence[Curve], looks: Looks, *, axis: str, bands: Sequence[str], key: str
 ) -> Html:
     """A training metric over steps: the mean over seeds, shaded from the smallest to the largest."""
-    with panel() as (canvas, axes):
+    with panel(3.6, 2.6) as (canvas, axes):
         for curve in curves:
             look = looks[curve.arm]
             axes.plot(

@@ -3,7 +3,7 @@
 Libraries were compared on the same two plots, pass@k of 8 arms with bands and their training curves of 200
 steps (matplotlib 3.11, plotly 7.1, bokeh 3.9, altair 6.3; one self-contained file each):
 
-    matplotlib, SVG        148 kB    (83 kB after the clean-up here)
+    matplotlib, SVG        148 kB    (87 kB after the clean-up here)
     altair, vega inlined  1075 kB
     bokeh, inlined        1384 kB
     plotly, inlined       4948 kB

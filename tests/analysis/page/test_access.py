@@ -59,6 +59,9 @@ def test_what_scrolls_takes_the_focus_and_has_a_name(page: Element) -> None:
     regions = [e for e in page.all() if e.attributes.get("class") == "scroll"]
     assert len(regions) == len(list(page.all("table")))
     assert all(e.attributes["tabindex"] == "0" and e.attributes["aria-labelledby"] for e in regions)
+    wide = [e for e in page.all("figure") if e.attributes.get("class") == "wide"]
+    assert len(wide) == 2
+    assert all(e.attributes["tabindex"] == "0" and e.attributes["aria-label"] for e in wide)
 
 
 def test_every_plot_says_its_numbers(page: Element) -> None:
