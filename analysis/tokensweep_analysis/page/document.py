@@ -223,7 +223,7 @@ def _provenance(comparison: Comparison) -> Html:
         ("Questions", span([row.num_questions for row in done])),
         ("Samples per question", span([row.num_samples for row in done])),
         ("Confidence", percent(comparison.confidence)),
-        ("Runs", f"{len(comparison.troubles)} of the planned runs are not in the tables"),
+        ("Runs left out", f"{len(comparison.troubles):,}"),
     ]
     listed = [item for name, value in facts for item in (tag("dt", name), tag("dd", value))]
     commands = f"tokensweep sweep {sweep}{options}\ntokensweep report {comparison.name}"
