@@ -1,0 +1,338 @@
+"""The tables of a page. Each has a caption, names its rows and columns for screen readers, and can scroll."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
+
+from tokensweep_analysis.claims import Judgement, Verdict
+from tokensweep_analysis.contrasts import Contrast
+from tokensweep_analysis.intervals import Estimate
+from tokensweep_analysis.metrics import Metric
+from tokensweep_analysis.page.curves import Curve
+from tokensweep_analysis.page.markup import Html, join, tag
+from tokensweep_analysis.page.numbers import (
+    NO_INTERVAL,
+    NOTHING,
+    compact,
+    duration,
+    excludes_zero,
+    interval,
+    number,
+    p_value,
+    points,
+)
+from tokensweep_analysis.page.selection import (
+    MEAN,
+    Section,
+    marked,
+    name_of,
+    pass_curve,
+    ranked,
+    shown_metrics,
+    spread,
+)
+from tokensweep_analysis.tables import Comparison, Row, Trouble
+from tokensweep_analysis.verdict_tables import said
+
+_NBSP = "\N{NO-BREAK SPACE}"
+_SYMBOLS = {  # verdicts are told apart by word and symbol, colour only repeats them
+    Verdict.reproduced: "✓",
+    Verdict.refuted: "✗",
+    Verdict.inconclusive: "?",
+    Verdict.not_comparable: "≠",
+    Verdict.not_run: "○",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A header and a cell per row; numbers stand to the right."""
+
+    header: str
+    cells: Sequence[str]
+    is_text: bool = False
+    hint: str = ""  # what the header means, for the pointer and as the header's title
+
+
+def data_table(columns: Sequence[Column], *, caption: str, key: str, is_sortable: bool = False) -> Html:
+    """A table whose first column names its rows, in a region that scrolls and takes the keyboard's focus."""
+    name = f"caption-{key}"
+    head = tag("tr", *(_header(column) for column in columns))
+    body = [
+        tag("tr", *(_cell(columns[place], cell, place) for place, cell in enumerate(row)))
+        for row in zip(*(column.cells for column in columns), strict=True)
+    ]
+    table = tag(
+        "table",
+        tag("caption", caption, id=name),
+        tag("thead", head),
+        tag("tbody", join(body, "\n")),
+        class_="sortable" if is_sortable and len(body) > 1 else None,
+    )
+    return tag("div", table, class_="scroll", role="region", aria_labelledby=name, tabindex=0)
+
+
+def _header(column: Column) -> Html:
+    return tag(
+        "th", column.header, scope="col", class_="text" if column.is_text else None, title=column.hint or None
+    )
+
+
+def _cell(column: Column, content: str, place: int) -> Html:
+    if place == 0:
+        return tag("th", content, scope="row")
+    return tag("td", content, class_="text" if column.is_text else None)
+
+
+def claims_table(judgements: Sequence[Judgement]) -> Html:
+    """A row per claim and setting: what was claimed, the verdict, the rule that decided, and why."""
+    rows = list(judgements)
+    columns = [
+        Column("claim", [_claim(each) for each in rows]),
+        Column("verdict", [_verdict(each) for each in rows], is_text=True),
+        Column("setting", [each.setting or NOTHING for each in rows], is_text=True),
+        Column("difference", [_stacked(each.estimate, sign="+") for each in rows], hint=_LEFT_MINUS_RIGHT),
+        Column("detects", [points(each.detectable) for each in rows], hint=_DETECTABLE),
+        Column("claimed", [points(each.claim.claimed, sign="+") for each in rows]),
+        Column("p", [p_value(each.p_value) for each in rows]),
+        Column(
+            f"Holm{_NBSP}p",
+            [p_value(each.p_holm) for each in rows],
+            hint="adjusted over the claims of the family",
+        ),
+        Column(f"P(d{_NBSP}>{_NBSP}0)", [number(each.p_above_0, ".3f") for each in rows], hint=_SCEPTICAL),
+        Column(f"P(d{_NBSP}>{_NBSP}δ)", [_above_smallest(each) for each in rows], hint=_SCEPTICAL),
+        Column("rule and reason", [_why(each) for each in rows], is_text=True),
+    ]
+    return data_table(
+        _without_empty(columns), caption="Claims and verdicts, differences in points", key="claims"
+    )
+
+
+_LEFT_MINUS_RIGHT = "left arm minus right arm; the interval is adjusted as the rule says"
+_SCEPTICAL = "posterior probability under a sceptical prior"
+
+
+def _claim(each: Judgement) -> Html:
+    """Its id, what it says, and where it was said."""
+    parts = [tag("strong", each.claim.id), tag("span", said(each), class_="sub")]
+    return join([*parts, *([tag("span", each.claim.source, class_="sub")] if each.claim.source else [])])
+
+
+def _verdict(each: Judgement) -> Html:
+    """Symbol and word; the grade of a reproduced claim below."""
+    symbol = tag("span", _SYMBOLS[each.verdict], aria_hidden="true")
+    badge = tag("span", symbol, " ", str(each.verdict), class_=f"verdict {each.verdict.name}")
+    return join([badge, tag("span", each.grade, class_="sub")]) if each.grade else badge
+
+
+def _above_smallest(each: Judgement) -> Html | str:
+    if each.p_above_smallest is None:
+        return NOTHING
+    return join(
+        [
+            number(each.p_above_smallest, ".3f"),
+            tag("span", f"δ = {points(each.smallest_effect)}", class_="sub"),
+        ]
+    )
+
+
+def _why(each: Judgement) -> Html:
+    return join([tag("span", each.rule), tag("span", each.reason, class_="sub")])
+
+
+def contrasts_table(contrasts: Sequence[Contrast], *, key: str, caption: str) -> Html:
+    """A row per contrast: the difference, what is known about it, and what could have been found."""
+    rows = list(contrasts)
+    estimates = [each.estimate for each in rows]
+    columns = [
+        Column("contrast", [f"{each.arm} − {each.baseline}" for each in rows]),
+        Column("benchmark", [each.benchmark for each in rows], is_text=True),
+        Column("metric", [name_of(each.metric) for each in rows], is_text=True),
+        Column(
+            "difference", [_marked(each) for each in estimates], hint="points; bold: the interval excludes 0"
+        ),
+        Column("interval", [interval(each, sign="+") for each in estimates], hint="not adjusted"),
+        Column("df", [number(each.df) for each in estimates], hint="Satterthwaite's degrees of freedom"),
+        Column("p", [p_value(each.p_value) for each in rows], hint="two-sided, for no difference"),
+        Column(f"Holm{_NBSP}p", [p_value(each.p_holm) for each in rows], hint="adjusted over the arms"),
+        Column("detects", [points(each.detectable) for each in rows], hint=_DETECTABLE),
+        Column("estimand", [each.estimand.name for each in estimates], is_text=True),
+        Column("remark", [each.remark or each.estimate.remark for each in rows], is_text=True),
+    ]
+    return data_table(_without_empty(columns), caption=caption, key=key, is_sortable=True)
+
+
+_DETECTABLE = "the smallest true difference that such a comparison finds in 80 of 100 repetitions"
+
+
+def ranking_table(section: Section, comparison: Comparison, *, limit: int, key: str) -> Html:
+    """The best ``limit`` arms of a setting and benchmark, best mean accuracy first."""
+    rows = ranked(section.rows)[:limit]
+    metrics = [each for each in comparison.metrics if any(each in row.results for row in rows)]
+    columns = [
+        Column("arm", [_arm(row.arm, comparison.baseline) for row in rows]),
+        Column("runs", [_runs(row) for row in rows], hint="training runs that count, of those planned"),
+        *(_metric_column(metric, rows) for metric in shown_metrics(metrics)),
+        *(Column(name, [cell(row) for row in rows], hint=hint) for name, cell, hint in _RATES),
+    ]
+    return data_table(_without_empty(columns), caption=tag("h3", section.title), key=key, is_sortable=True)
+
+
+def _metric_column(metric: Metric, rows: Sequence[Row]) -> Column:
+    return Column(
+        name_of(metric),
+        [_stacked(row.results.get(metric)) for row in rows],
+        hint="pass@1: the share of right samples" if metric == MEAN else "",
+    )
+
+
+_RATES: tuple[tuple[str, Callable[[Row], str], str], ...] = (
+    ("truncated %", lambda row: points(row.truncated_fraction), "samples that hit the length limit"),
+    (
+        f"no answer{_NBSP}%",
+        lambda row: points(row.no_answer_fraction),
+        "samples without an answer in the asked-for form",
+    ),
+    (
+        "grader errors %",
+        lambda row: points(row.error_fraction or None),
+        "samples the grader failed on; count as wrong",
+    ),
+    (
+        "length",
+        lambda row: number(row.length_mean, ",.0f" if (row.length_mean or 0) >= 100 else ".1f"),
+        "completion tokens, mean over samples",
+    ),
+    (
+        f"tokens kept{_NBSP}%",
+        lambda row: points(row.kept_fraction),
+        "trained tokens with a weight, mean over steps",
+    ),
+    (
+        f"entropy kept{_NBSP}%",
+        lambda row: points(row.entropy_kept_fraction),
+        "share of the entropy that lies in them",
+    ),
+    ("tokens generated", lambda row: compact(row.generated_tokens), "per run, for training"),
+    ("device hours", lambda row: number(row.device_hours, ".2f"), "per run, of its devices together"),
+    (f"time per{_NBSP}run", lambda row: duration(row.seconds), "training and evaluation, wall clock"),
+)
+
+
+def _arm(arm: str, baseline: str | None) -> Html | str:
+    return join([arm, tag("span", "baseline", class_="sub")]) if arm == baseline else arm
+
+
+def _runs(row: Row) -> Html | str:
+    done = f"{len(row.seeds)}/{row.num_planned}"
+    return join([done, tag("span", f"{row.num_failed} failed", class_="sub")]) if row.num_failed else done
+
+
+def curve_values(section: Section, rows: Sequence[Row], *, key: str) -> Html:
+    """pass@k where k is a power of two, and the largest: the numbers of the plot."""
+    curves = [pass_curve(row) for row in rows]
+    ks = sorted({curve[place] for curve in curves for place in marked(curve)}, key=lambda metric: metric.at)
+    columns = [
+        Column("arm", [row.arm for row in rows]),
+        *(
+            Column(f"k = {metric.at:g}", [_with_ends(row, metric, spread(row)) for row in rows])
+            for metric in ks
+        ),
+    ]
+    return data_table(columns, caption=f"pass@k, {section.title}", key=key)
+
+
+def _with_ends(row: Row, metric: Metric, ends: Mapping[Metric, tuple[float, float]]) -> Html | str:
+    """A value above the ends of its band, where it has one."""
+    if metric not in row.results:
+        return NOTHING
+    value = points(row.results[metric].value)
+    if metric not in ends:
+        return value
+    low, high = ends[metric]
+    return join(
+        [value, tag("span", NO_INTERVAL if isnan(low) else f"[{points(low)}, {points(high)}]", class_="sub")]
+    )
+
+
+def question_values(section: Section, rows: Sequence[Row], questions: Sequence[str], *, key: str) -> Html:
+    """Right samples per question and arm in points, the numbers of the heat map."""
+    columns = [
+        Column("question", questions),
+        *(Column(row.arm, [points(row.by_question.get(question)) for question in questions]) for row in rows),
+    ]
+    return data_table(columns, caption=f"Right samples per question, {section.title}, points", key=key)
+
+
+def training_values(curves: Sequence[Curve], *, caption: str, key: str) -> Html:
+    """Where each training curve begins and ends, and how far it went."""
+    columns = [
+        Column("arm", [curve.arm for curve in curves]),
+        Column("metric", [curve.metric for curve in curves], is_text=True),
+        Column("seeds", [" ".join(map(str, curve.seeds)) for curve in curves]),
+        Column("steps", [f"{curve.steps[-1]:.0f}" for curve in curves]),
+        Column("first", [number(curve.mean[0], ".3f") for curve in curves]),
+        Column("lowest", [number(min(curve.mean), ".3f") for curve in curves]),
+        Column("highest", [number(max(curve.mean), ".3f") for curve in curves]),
+        Column("last", [number(curve.mean[-1], ".3f") for curve in curves]),
+        Column("last, over seeds", [_ends(curve) for curve in curves]),
+    ]
+    return data_table(columns, caption=caption, key=key)
+
+
+def _ends(curve: Curve) -> str:
+    return f"{number(curve.low[-1], '.3f')} to {number(curve.high[-1], '.3f')}, {curve.num_runs[-1]} runs"
+
+
+def troubles_table(troubles: Sequence[Trouble]) -> Html:
+    """Runs that do not count, and why; the first line of the error, the rest folds out."""
+    columns = [
+        Column("run", [tag("code", each.run_id) for each in troubles]),
+        Column("setting", [each.setting for each in troubles], is_text=True),
+        Column("arm", [each.arm for each in troubles], is_text=True),
+        Column("seed", [str(each.seed) for each in troubles]),
+        Column("state", [each.state for each in troubles], is_text=True),
+        Column("error", [_error(each.error) for each in troubles], is_text=True),
+    ]
+    return data_table(columns, caption="Runs that are not in the tables", key="troubles", is_sortable=True)
+
+
+def _error(error: str) -> Html | str:
+    first, _, rest = error.strip().partition("\n")
+    if not rest:
+        return first
+    return tag("details", tag("summary", first), tag("pre", rest[:_MAX_ERROR]))
+
+
+_MAX_ERROR = 2000  # characters; the run folder has the rest
+
+
+def _stacked(estimate: Estimate | None, *, sign: str = "") -> Html | str:
+    """Value above its interval."""
+    if estimate is None:
+        return NOTHING
+    ends = tag("span", interval(estimate, sign=sign), class_="sub")
+    return join([points(estimate.value, sign=sign), ends])
+
+
+def _marked(estimate: Estimate) -> Html | str:
+    value = points(estimate.value, sign="+")
+    return tag("strong", value) if excludes_zero(estimate) else value
+
+
+def _without_empty(columns: Sequence[Column]) -> list[Column]:
+    """Without the columns that say nothing in any row."""
+    return [column for column in columns if any(cell not in ("", NOTHING) for cell in column.cells)]
+
+
+def remarks(section: Section) -> Iterator[str]:
+    """What a reader must know of a table and of its arms, each once with the arms that it holds for."""
+    if section.pooled:
+        yield f"The mean over {', '.join(section.pooled)}, each weighing the same."
+    for remark in dict.fromkeys(row.remark for row in section.rows if row.remark):
+        yield f"{', '.join(row.arm for row in section.rows if row.remark == remark)}: {remark}."
+    for caution in dict.fromkeys(row.caution for row in section.rows if row.caution):
+        yield f"Contamination: {caution}."
