@@ -49,7 +49,8 @@ def shared_facts(sections: Sequence[Section]) -> list[str]:
 def sections_of(comparison: Comparison, *, compact: bool = False) -> Iterator[Section]:
     for (setting, benchmark), group in groupby(comparison.rows, key=lambda row: (row.setting, row.benchmark)):
         rows = list(group)
-        shown = _shown([each for each in comparison.metrics if any(each in row.results for row in rows)])
+        known = [each for each in comparison.metrics if any(each in row.results for row in rows)]
+        shown = shown_metrics(known)
         passes = [each for each in shown if each.kind is Kind.pass_at]
         compared = [each for each in passes if any(each in row.differences for row in rows)]
         compared = compared[:1] if compact else compared
@@ -82,8 +83,8 @@ def _title(comparison: Comparison, setting: str, benchmark: str) -> str:
     return title if setting in ("", benchmark) else f"{setting}: {title}"
 
 
-def _shown(metrics: Sequence[Metric]) -> list[Metric]:
-    """Of pass@k the smallest and the largest k, of pass^k and maj@k the largest; the CSV has them all."""
+def shown_metrics(metrics: Sequence[Metric]) -> list[Metric]:
+    """Of pass@k the smallest and the largest k, of maj@k and pass^k the largest, of cover@tau all."""
     shown: list[Metric] = []
     for kind, group in groupby(metrics, key=lambda metric: metric.kind):
         own = list(group)

@@ -61,12 +61,10 @@ class Row:
     generated_tokens: float | None = None  # sampled for training
     seconds: float | None = None  # training and evaluation
     device_hours: float | None = None  # of its devices together
-    by_question: Mapping[str, float] = field(
-        default_factory=dict
-    )  # avg over runs and samples, by question id
-    band: Mapping[Metric, tuple[float, float]] = field(
-        default_factory=dict
-    )  # simultaneous over the k of pass@k
+    # avg by question id; avg and completion tokens by seed; the simultaneous band of pass@k at some of its k
+    by_question: Mapping[str, float] = field(default_factory=dict)
+    by_run: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    band: Mapping[Metric, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +193,7 @@ def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confi
         band={} if own.odd else _band(own, confidence),
         remark=_remark(own, odd, [results[metric] for metric in metrics] + list(compared.values())),
         caution="; ".join(dict.fromkeys(each.caution for each in own.evaluations if each.caution)),
+        by_run=_by_run(own) if metrics else {},
         by_question=_by_question(own) if metrics and len(own.benchmarks) == 1 else {},
         **known,
     )
@@ -221,6 +220,12 @@ def _band(own: Arm, confidence: float) -> dict[Metric, tuple[float, float]]:
 def _by_question(own: Arm) -> dict[str, float]:
     means = own.tables([Metric(Kind.pass_at, 1)])[0].mean(axis=(0, 2))
     return dict(zip(own.scored[0][0].questions, means.tolist(), strict=True))
+
+
+def _by_run(own: Arm) -> dict[int, tuple[float, float]]:
+    averages = np.mean([table.mean(axis=(1, 2)) for table in own.tables([Metric(Kind.pass_at, 1)])], axis=0)
+    lengths = np.mean([[each.length_mean for each in scored] for scored in own.scored], axis=0)
+    return dict(zip(own.seeds, zip(averages.tolist(), lengths.tolist(), strict=True), strict=True))
 
 
 def _remark(own: Arm, odd: str, estimates: Sequence[Estimate]) -> str:

@@ -129,14 +129,18 @@ def show_report(store: Path, name: str, *, tracking_uri: str | None, console: Co
     Without a ``tracking_uri`` nothing is projected.
     """
     from tokensweep.sync import sync_sweep
+    from tokensweep_analysis.page.document import write_page
     from tokensweep_analysis.report import write_report
     from tokensweep_analysis.tables import compare
 
     table = compare(store, name)
-    files = write_report(table, store / "sweeps" / name / "report")
+    folder = store / "sweeps" / name / "report"
+    files = write_report(table, folder)
+    page = write_page(table, store, folder)
     for renderable in files.renderables:
         console.print(renderable)
-    console.print(f"report  {files.markdown}\n        {files.tables[0]}", highlight=False, soft_wrap=True)
+    places = f"report  {page}\n        {files.markdown}, {', '.join(path.name for path in files.tables)}"
+    console.print(places, highlight=False, soft_wrap=True)
     if tracking_uri is None:
         return
     synced = sync_sweep(store, name, uri=tracking_uri)

@@ -22,7 +22,8 @@ from tokensweep_analysis.page.figures import Dot
 from tokensweep_analysis.page.markup import Html, join, tag
 from tokensweep_analysis.page.numbers import percent, span
 from tokensweep_analysis.page.plots import Drawing
-from tokensweep_analysis.page.selection import MEAN, drawn_arms, shown_metrics
+from tokensweep_analysis.page.selection import MEAN, drawn_arms
+from tokensweep_analysis.sections import shown_metrics
 from tokensweep_analysis.tables import Comparison
 from tokensweep_analysis.verdict_tables import HOW_TO_READ
 
@@ -33,7 +34,7 @@ _MAX_RANKED, _MIN_RANKED = 3000, 13  # rows of all ranking tables together, abou
 _Part = tuple[str, str, Html]  # id, heading, content
 
 
-def write_page(comparison: Comparison, store: Path, folder: Path, *, dots: Sequence[Dot] = ()) -> Path:
+def write_page(comparison: Comparison, store: Path, folder: Path) -> Path:
     """Write ``report.html`` into ``folder`` in one step and return its path.
 
     Training curves are read from the runs in ``store``, of the arms that are drawn. Raises ValueError when
@@ -41,8 +42,24 @@ def write_page(comparison: Comparison, store: Path, folder: Path, *, dots: Seque
     """
     curves = read_curves(store, comparison.name, arms=drawn_arms(comparison))
     path = folder / FILE_NAME
-    write_text(path, to_html(comparison, curves, dots=dots))
+    write_text(path, to_html(comparison, curves, dots=_dots(comparison)))
     return path
+
+
+def _dots(comparison: Comparison) -> list[Dot]:
+    """A dot per run that counts."""
+    return [
+        Dot(
+            setting=row.setting,
+            arm=row.arm,
+            benchmark=row.benchmark,
+            seed=seed,
+            accuracy=accuracy,
+            length=length,
+        )
+        for row in comparison.rows
+        for seed, (accuracy, length) in row.by_run.items()
+    ]
 
 
 def to_html(comparison: Comparison, curves: Sequence[Curve] = (), *, dots: Sequence[Dot] = ()) -> str:

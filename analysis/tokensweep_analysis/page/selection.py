@@ -83,16 +83,6 @@ def name_of(metric: Metric) -> str:
     return "avg@n" if metric == MEAN else str(metric)
 
 
-def shown_metrics(metrics: Sequence[Metric]) -> list[Metric]:
-    """Of pass@k the smallest and the largest k, of maj@k and pass^k the largest, of cover@tau all."""
-    shown: list[Metric] = []
-    for kind, group in groupby(metrics, key=lambda metric: metric.kind):
-        own = list(group)
-        kept = {Kind.pass_at: [own[0], own[-1]], Kind.cover_at: own}.get(kind, own[-1:])
-        shown += dict.fromkeys(kept)
-    return shown
-
-
 def pass_curve(row: Row) -> list[Metric]:
     """Its pass@k, k rising."""
     return sorted((m for m in row.results if m.kind is Kind.pass_at), key=lambda metric: metric.at)

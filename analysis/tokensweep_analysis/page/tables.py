@@ -30,9 +30,9 @@ from tokensweep_analysis.page.selection import (
     name_of,
     pass_curve,
     ranked,
-    shown_metrics,
     spread,
 )
+from tokensweep_analysis.sections import shown_metrics
 from tokensweep_analysis.tables import Comparison, Row, Trouble
 from tokensweep_analysis.verdict_tables import said
 

@@ -15,10 +15,10 @@ from tokensweep_analysis.page.selection import (
     marked,
     ranked,
     sections,
-    shown_metrics,
     spread,
 )
 from tokensweep_analysis.page.svg import looks
+from tokensweep_analysis.sections import shown_metrics
 
 
 def _arms(number: int) -> list[str]:
