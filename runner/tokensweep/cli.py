@@ -26,7 +26,7 @@ tokensweep trains token-level RLVR methods in one trainer and compares them.
   tokensweep logs RUN [--follow]              the log of a run
   tokensweep cancel SWEEP [RUN ...]           take its jobs out of a cluster's queue; checkpoints stay
   tokensweep retry SWEEP                      submit again what failed, was cancelled or got lost
-  tokensweep report SWEEP                     the table again
+  tokensweep report SWEEP                     tables, contrasts and verdicts again, and report.html with plots
   tokensweep audit FILE.csv [--beside SWEEP]  what a published table of results can support
   tokensweep analyse tokens RUN               which tokens a run trained, their entropy, and how both moved
   tokensweep regrade SWEEP                    grade stored answers again, without a model; then the table
@@ -241,7 +241,10 @@ def _report(arguments: Sequence[str]) -> None:
     from tokensweep.orchestrate import show_report
 
     parser = argparse.ArgumentParser(
-        prog="tokensweep report", description="Print the table of a sweep again."
+        prog="tokensweep report",
+        description="Print tables, contrasts and verdicts of a sweep from what its run folders hold now, and write "
+        "report.html, report.md, ranking.csv, contrasts.csv and claims.csv into its folder. "
+        "docs/verdicts.md says how verdicts are made.",
     )
     parser.add_argument("sweep", help="name of the sweep (a folder in <store>/sweeps)")
     options, store, uri = with_store(parser, arguments[1:])
