@@ -242,8 +242,8 @@ def _report(arguments: Sequence[str]) -> None:
 
     parser = argparse.ArgumentParser(
         prog="tokensweep report",
-        description="Print tables, contrasts and verdicts of a sweep from what its run folders hold now, and write "
-        "report.html, report.md, ranking.csv, contrasts.csv and claims.csv into its folder. "
+        description="Print tables, contrasts and verdicts of a sweep from what its run folders hold now, and "
+        "write report.html, report.md, ranking.csv, contrasts.csv and claims.csv into its folder. "
         "docs/verdicts.md says how verdicts are made.",
     )
     parser.add_argument("sweep", help="name of the sweep (a folder in <store>/sweeps)")
