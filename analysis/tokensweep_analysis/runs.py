@@ -57,7 +57,8 @@ class Scored:
 
     def scores_at(self, metrics: Sequence[Metric]) -> Scores:
         """The metrics per question, [Q, M]. Raises ValueError for a k above ``num_samples``."""
-        return scores_of_runs([self], metrics)[0]
+        own: Scores = scores_of_runs([self], metrics)[0]
+        return own
 
     def majority_at(self, k: int) -> Scores:
         """maj@k, [Q], computed once. Raises ValueError for a k above ``num_samples``."""
@@ -107,6 +108,11 @@ def load_run(run_dir: Path) -> Run:
         health = health_of(rows)
     except (ValueError, OSError) as error:
         return Run(state="unreadable", error=str(error))
+    except (KeyError, TypeError) as error:  # JSON that is whole, but not what a plan or a ledger holds
+        told = (
+            f"{run_dir}: its plan or its ledger must be as tokensweep writes them, got {error!r}: plan again"
+        )
+        return Run(state="unreadable", error=told)
     return Run(
         state=record.status.value,
         error=record.error or "",
