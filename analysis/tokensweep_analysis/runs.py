@@ -131,7 +131,8 @@ def scores_of_runs(scored: Sequence[Scored], metrics: Sequence[Metric]) -> Score
     if len(sizes := {len(each.questions) for each in scored}) != 1:
         raise ValueError(f"evaluations must have the same questions, got {sorted(sizes)} of them")
     wanted = tuple(metrics)
-    scores = np.stack([by_count(wanted, each.num_samples)[each.num_correct] for each in scored])
+    values = {num_samples: by_count(wanted, num_samples) for num_samples in {s.num_samples for s in scored}}
+    scores = np.stack([values[each.num_samples][each.num_correct] for each in scored])
     for place, metric in enumerate(wanted):
         if metric.kind is Kind.maj_at:
             for own, each in zip(scores, scored, strict=True):
