@@ -12,7 +12,7 @@ from tokensweep.ledger import Status
 from tokensweep_analysis.claims import POOLED
 from tokensweep_analysis.intervals import Scores
 from tokensweep_analysis.metrics import Kind, Metric, metrics_of
-from tokensweep_analysis.runs import Run, Scored
+from tokensweep_analysis.runs import Run, Scored, scores_of_runs
 
 Cell = tuple[str, str, str]  # setting, arm, benchmark or POOLED
 
@@ -60,7 +60,7 @@ class Arm:
 
     def tables(self, metrics: Sequence[Metric]) -> list[Scores]:
         """Scores per benchmark, [S, Q, M]."""
-        return [np.stack([each.scores_at(metrics) for each in own]) for own in self.scored]
+        return [scores_of_runs(own, metrics) for own in self.scored]
 
     def mean(self, name: str) -> float | None:
         """Mean of a rate over its evaluations, each weighing the same; None when none has it."""

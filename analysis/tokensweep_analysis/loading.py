@@ -47,7 +47,7 @@ class _Work:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._chunks = deque(folders[start : start + _CHUNK] for start in range(0, len(folders), _CHUNK))
-        self._total = len(folders)
+        self._folders = folders
         self._runs: dict[Path, Run] = {}
 
     def done(self, *, helpers: int, progress: Callable[[int, int], None] | None) -> dict[Path, Run]:
@@ -64,6 +64,7 @@ class _Work:
             for process in processes:
                 process.kill()
                 process.communicate()  # its streams are closed with it
+        self._chunks.extend([folder] for folder in self._folders if folder not in self._runs)
         self._load(progress)
         return self._runs
 
@@ -71,9 +72,9 @@ class _Work:
         while (chunk := self._next()) is not None:
             self._runs.update({folder: load_run(folder) for folder in chunk})
             if progress is not None:
-                progress(len(self._runs), self._total)
+                progress(len(self._runs), len(self._folders))
         if progress is not None:
-            progress(len(self._runs), self._total)
+            progress(len(self._runs), len(self._folders))
 
     def _ask(self, process: subprocess.Popen[bytes]) -> None:
         """Have a helper load chunk after chunk, until nothing is left or it is gone."""
@@ -85,8 +86,7 @@ class _Work:
                 process.stdin.flush()
                 runs = pickle.load(process.stdout)
             except (OSError, EOFError, pickle.UnpicklingError):
-                self._chunks.append(chunk)
-                return
+                return  # it is gone
             self._runs.update(zip(chunk, runs, strict=True))
 
     def _next(self) -> Sequence[Path] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,25 +72,30 @@ class Metric:
 
 
 def scores_of(metrics: Sequence[Metric], table: VoteTable) -> NDArray[np.float64]:
-    """The numbers of all questions, [Q, M]. Raises ValueError for a k above their samples.
-
-    All but maj@k depend on the number of correct samples alone, so they are looked up in a table over it.
-    """
-    scores = np.empty((len(table), len(metrics)))
-    for kind in Kind:
-        places = [place for place, metric in enumerate(metrics) if metric.kind is kind]
-        if kind is Kind.maj_at:
-            for place in places:
-                scores[:, place] = majority_at_k(table, int(metrics[place].at))
-        elif places:
-            scores[:, places] = _by_count(kind, [metrics[place].at for place in places], table.num_samples)[
-                table.num_correct
-            ]
+    """The numbers of all questions, [Q, M]. Raises ValueError for a k above their samples."""
+    scores = by_count(tuple(metrics), table.num_samples)[table.num_correct]
+    for place, metric in enumerate(metrics):
+        if metric.kind is Kind.maj_at:
+            scores[:, place] = majority_at_k(table, int(metric.at))
     return scores
 
 
-def _by_count(kind: Kind, ats: Sequence[float], num_samples: int) -> NDArray[np.float64]:
-    """A metric by number of correct samples, [num_samples + 1, len(ats)]."""
+@lru_cache(maxsize=64)
+def by_count(metrics: tuple[Metric, ...], num_samples: int) -> NDArray[np.float64]:
+    """The numbers by how many samples are correct, [num_samples + 1, M]; not to be written.
+
+    All but maj@k depend on nothing else; for that it has NaN. Raises ValueError for a k above the samples.
+    """
+    table = np.full((num_samples + 1, len(metrics)), np.nan)
+    for kind in (Kind.pass_at, Kind.pass_hat, Kind.cover_at):
+        places = [place for place, metric in enumerate(metrics) if metric.kind is kind]
+        if places:
+            table[:, places] = _columns(kind, [metrics[place].at for place in places], num_samples)
+    table.setflags(write=False)
+    return table
+
+
+def _columns(kind: Kind, ats: Sequence[float], num_samples: int) -> NDArray[np.float64]:
     if kind is Kind.cover_at:
         return np.column_stack([cover_column(num_samples, tau) for tau in ats])
     table = pass_table if kind is Kind.pass_at else pass_hat_table

@@ -15,7 +15,7 @@ from tokensweep_analysis.counts import Counted, Floats, count_samples
 from tokensweep_analysis.health import health_of
 from tokensweep_analysis.intervals import Scores
 from tokensweep_analysis.majority import Counts, VoteTable, majority_at_k
-from tokensweep_analysis.metrics import Kind, Metric, metrics_of, scores_of
+from tokensweep_analysis.metrics import Kind, Metric, by_count, metrics_of
 from tokensweep_analysis.passk import guess_floor
 
 _GENERATED = "tokens/generated"
@@ -57,17 +57,11 @@ class Scored:
 
     def scores_at(self, metrics: Sequence[Metric]) -> Scores:
         """The metrics per question, [Q, M]. Raises ValueError for a k above ``num_samples``."""
-        votes = [place for place, metric in enumerate(metrics) if metric.kind is Kind.maj_at]
-        if not votes:
-            return scores_of(metrics, self.votes)
-        scores = np.empty((len(self.questions), len(metrics)))
-        for place in votes:
-            scores[:, place] = self._majority_at(int(metrics[place].at))
-        rest = [place for place, metric in enumerate(metrics) if metric.kind is not Kind.maj_at]
-        scores[:, rest] = scores_of([metrics[place] for place in rest], self.votes)
-        return scores
+        own: Scores = scores_of_runs([self], metrics)[0]
+        return own
 
-    def _majority_at(self, k: int) -> Scores:
+    def majority_at(self, k: int) -> Scores:
+        """maj@k, [Q], computed once. Raises ValueError for a k above ``num_samples``."""
         if k not in self.majority:
             self.majority[k] = majority_at_k(self.votes, k)
         return self.majority[k]
@@ -114,6 +108,11 @@ def load_run(run_dir: Path) -> Run:
         health = health_of(rows)
     except (ValueError, OSError) as error:
         return Run(state="unreadable", error=str(error))
+    except (KeyError, TypeError) as error:  # JSON that is whole, but not what a plan or a ledger holds
+        told = (
+            f"{run_dir}: its plan or its ledger must be as tokensweep writes them, got {error!r}: plan again"
+        )
+        return Run(state="unreadable", error=told)
     return Run(
         state=record.status.value,
         error=record.error or "",
@@ -122,6 +121,23 @@ def load_run(run_dir: Path) -> Run:
         costs=costs,
         health=health,
     )
+
+
+def scores_of_runs(scored: Sequence[Scored], metrics: Sequence[Metric]) -> Scores:
+    """The metrics of several evaluations with the same questions, [S, Q, M].
+
+    Raises ValueError when they have not equally many questions, and for a k above the samples of one.
+    """
+    if len(sizes := {len(each.questions) for each in scored}) != 1:
+        raise ValueError(f"evaluations must have the same questions, got {sorted(sizes)} of them")
+    wanted = tuple(metrics)
+    values = {num_samples: by_count(wanted, num_samples) for num_samples in {s.num_samples for s in scored}}
+    scores = np.stack([values[each.num_samples][each.num_correct] for each in scored])
+    for place, metric in enumerate(wanted):
+        if metric.kind is Kind.maj_at:
+            for own, each in zip(scores, scored, strict=True):
+                own[:, place] = each.majority_at(int(metric.at))
+    return scores
 
 
 def count_majorities(scored: Sequence[Scored]) -> None:

@@ -180,6 +180,14 @@ def test_only_graders_of_rows_that_count_are_named(store: Path, make_row: MakeRo
     assert _scored(store, "a0").conditions["grader"] == "exact 2"
 
 
+@pytest.mark.parametrize("content", ["{}", '{"evals": [{"suite": "ops"}]}', '{"evals": 3}'])
+def test_a_plan_without_what_a_plan_holds_is_damage(store: Path, content: str) -> None:
+    (store / "runs" / "a0" / "plan.json").write_text(content)
+    run = load_run(store / "runs" / "a0")
+    assert run.state == "unreadable"
+    assert "a0: its plan or its ledger must be as tokensweep writes them" in run.error
+
+
 def _same(left: Run, right: Run) -> bool:
     names = ("state", "error", "code", "costs", "health")
     return all(getattr(left, name) == getattr(right, name) for name in names) and all(
