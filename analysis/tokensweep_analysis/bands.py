@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import special
 
-from tokensweep_analysis.crossed import Design, Tables, arm_design, difference_design
+from tokensweep_analysis.crossed import Design, Scores, Tables, arm_design, difference_design
 from tokensweep_analysis.intervals import Estimate, arm_estimates, difference_estimates
 
 NUM_DRAWS = 999
@@ -83,10 +84,16 @@ def simultaneous_confidence(
         return float("nan")
     deviations = np.concatenate([each.deviations for each in sources])[:, varies]
     deviations /= np.sqrt((deviations**2).sum(axis=0))
-    weights = np.random.default_rng(seed).standard_normal((num_draws, len(deviations)))
+    weights = _weights(seed, num_draws, len(deviations))
     largest = np.abs(weights @ deviations).max(axis=1)
     critical = float(np.quantile(largest, confidence, method="higher"))
     return max(confidence, float(2 * special.ndtr(critical) - 1))
+
+
+@lru_cache(maxsize=8)
+def _weights(seed: int, num_draws: int, num_sources: int) -> Scores:
+    """Standard normal weights [num_draws, num_sources]: the arms of a sweep all have the same."""
+    return np.random.default_rng(seed).standard_normal((num_draws, num_sources))
 
 
 def _band(estimates: Sequence[Estimate], design: Design, *, confidence: float, seed: int) -> Band:

@@ -76,7 +76,8 @@ class Estimate:
 
     def clipped(self, low: float, high: float) -> Estimate:
         """The interval cut to the values that the quantity can take; its coverage stays."""
-        return replace(self, limits=(low, high)).at(self.confidence)
+        ends = [min(max(end, low), high) for end in (self.low, self.high)]  # NaN stays
+        return replace(self, limits=(low, high), low=ends[0], high=ends[1])
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """The interval of another confidence, within ``limits``; NaN where there is none."""

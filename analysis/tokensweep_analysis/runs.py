@@ -214,7 +214,7 @@ def _costs(rows: Sequence[Mapping[str, Any]], record: RunRecord) -> dict[str, fl
     if record.status == Status.planned:
         return {}
     steps = [row["metrics"] for row in rows]
-    costs = {"seconds": record.seconds}
+    costs = {"seconds": record.seconds, "device_hours": record.device_seconds / 3600}
     for name, metric in _MEANS.items():
         values = [float(step[metric]) for step in steps if metric in step]
         if values:

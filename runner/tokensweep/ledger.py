@@ -28,7 +28,7 @@ _RESERVE_BYTES = 65536  # given back when the disk is full, so that the reason c
 
 class Kind(StrEnum):
     """Kinds of events. Their fields: step (checkpoint, trained); suite, eval_id, num_samples (evaluated);
-    error, class (failed); stage (finished, when something is left for another stage)."""
+    devices (started); error, class (failed); stage (finished, when something is left for another stage)."""
 
     planned = "planned"
     started = "started"
@@ -65,8 +65,8 @@ class Attempt:
         self._reserve.write_bytes(b"\0" * _RESERVE_BYTES)
 
     @classmethod
-    def open(cls, run_dir: Path) -> Self:
-        """Take the lock of a run, claim the next attempt and record that it started.
+    def open(cls, run_dir: Path, *, devices: int = 1) -> Self:
+        """Take the lock of a run, claim the next attempt and record that it started, with how many devices.
 
         Raises RuntimeError naming the process that works on the run already, OSError when the disk is full.
         """
@@ -77,7 +77,7 @@ class Attempt:
             who = {"pid": os.getpid(), "host": socket.gethostname()}
             write_json(folder / "claim.json", {**who, "time": time.time()})
             attempt = cls(folder=folder, number=number, lock=lock)
-            attempt.event(Kind.started, **who)
+            attempt.event(Kind.started, **who, devices=devices)
         except BaseException:
             os.close(lock)
             raise
@@ -142,6 +142,7 @@ class RunRecord:
     started: float | None = None  # of the first attempt
     ended: float | None = None  # of the last attempt; its last sign of life when interrupted
     seconds: float = 0.0  # worked, all attempts together
+    device_seconds: float = 0.0  # the same, times the devices of each attempt; a CPU process counts as one
 
     def missing(self, evals: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Those of the planned evaluations that have fewer samples than they ask for."""
@@ -182,7 +183,8 @@ def read_run(run_dir: Path) -> RunRecord:
         evaluated=evaluated,
         started=spans[0][0] if spans else None,
         ended=spans[-1][1] if spans and status != Status.running else None,
-        seconds=sum(end - start for start, end in spans),
+        seconds=sum(end - start for start, end, _ in spans),
+        device_seconds=sum((end - start) * devices for start, end, devices in spans),
     )
 
 
@@ -301,9 +303,9 @@ def _status(last: list[dict[str, Any]], *, alive: bool, attempts: int) -> Status
 
 def _spans(
     ledgers: list[list[dict[str, Any]]], last_rows: list[dict[str, Any] | None]
-) -> Iterator[tuple[float, float]]:
-    """First and last sign of life of each attempt that wrote anything."""
+) -> Iterator[tuple[float, float, int]]:
+    """First and last sign of life of each attempt that wrote anything, and its devices."""
     for ledger, row in zip(ledgers, last_rows, strict=True):
         times = [float(event["time"]) for event in ledger] + ([float(row["time"])] if row else [])
         if times:
-            yield min(times), max(times)
+            yield min(times), max(times), int(ledger[0].get("devices", 1) if ledger else 1)

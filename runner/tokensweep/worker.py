@@ -86,7 +86,7 @@ class RunJob:
         if place.rank:
             self._follow(place, should_stop)
             return
-        with Attempt.open(self.run_dir) as attempt, _output_to(attempt.log):
+        with Attempt.open(self.run_dir, devices=place.size) as attempt, _output_to(attempt.log):
             try:
                 with joined(place, name=self.run_dir.name) as ranks:
                     rest = _work(self.run_dir, attempt, self.stage, should_stop=should_stop, ranks=ranks)

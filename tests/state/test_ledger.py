@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -151,3 +152,17 @@ def test_a_full_disk_is_recorded_as_the_reason_of_the_failure(
     assert (record.status, record.error_class) == (Status.failed, "disk")
     assert "metrics.jsonl could not be written (No space left on device)" in str(record.error)
     assert not list(tmp_path.glob("attempts/*/.reserve"))
+
+
+def test_device_time_counts_every_device_of_an_attempt(tmp_path: Path) -> None:
+    for number, (devices, start, end) in enumerate([(1, 0, 10), (4, 20, 25)]):
+        with Attempt.open(tmp_path / "run", devices=devices) as attempt:
+            folder = attempt.folder
+        events = [
+            {"time": float(start), "kind": "started", "attempt": number, "devices": devices},
+            {"time": float(end), "kind": "checkpoint", "attempt": number, "step": 1},
+        ]
+        (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    record = read_run(tmp_path / "run")
+    # 10 s on one device and 5 s on four.
+    assert (record.seconds, record.device_seconds) == (15.0, 30.0)
