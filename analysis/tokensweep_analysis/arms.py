@@ -129,12 +129,11 @@ def mismatch(scored: Sequence[Scored]) -> str:
     if not scored:
         return ""
     first = scored[0]
-    odd = [
-        name for name, value in first.conditions.items() if any(s.conditions[name] != value for s in scored)
-    ]
-    if not odd and any(each.questions != first.questions for each in scored):
+    if any(each.questions != first.questions for each in scored):
         sizes = sorted({len(each.questions) for each in scored})
         odd = [f"questions ({' and '.join(map(str, sizes))} of them)" if len(sizes) > 1 else "questions"]
+    else:
+        odd = [name for name in first.conditions if len({each.conditions[name] for each in scored}) > 1]
     return f"evaluations of {first.suite} differ in {', '.join(odd)}" if odd else ""
 
 
