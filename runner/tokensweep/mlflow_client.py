@@ -22,7 +22,6 @@ from tokensweep.redact import redact
 
 _SQLITE = "sqlite:///"
 _DATABASES = ("postgresql", "mysql", "mssql")
-_NOTE = "mlflow.note.content"
 _REACH_S = 5.0  # a server that does not answer its health check in this time is taken as not there
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -90,12 +89,23 @@ class Client:
                 self._raw.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
 
-    def describe(self, experiment_id: str, note: str) -> None:
-        """Set the Markdown text on the page of an experiment, if it is another one."""
+    def experiment_tags(self, experiment_id: str) -> dict[str, str]:
+        """The tags of an experiment."""
         with _delaying():
-            known = self._raw.get_experiment(experiment_id).tags.get(_NOTE, "")
-            if known != note:
-                self._raw.set_experiment_tag(experiment_id, _NOTE, note)
+            return dict(self._raw.get_experiment(experiment_id).tags)
+
+    def tag_experiment(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """Set those tags of an experiment that have another value."""
+        known = self.experiment_tags(experiment_id)
+        with _delaying():
+            for name, value in tags.items():
+                if known.get(name, "") != value:
+                    self._raw.set_experiment_tag(experiment_id, name, value)
+
+    def untag_experiment(self, experiment_id: str, name: str) -> None:
+        """Take a tag of an experiment away."""
+        with _delaying():
+            self._raw.delete_experiment_tag(experiment_id, name)
 
     def runs(self, experiment_id: str) -> list[Any]:
         """All runs of an experiment that are not deleted."""
@@ -137,6 +147,16 @@ class Client:
                 tags=[RunTag(name, value) for name, value in (tags or {}).items()],
                 synchronous=True,
             )
+
+    def rename(self, run_id: str, name: str) -> None:
+        """Give a run another name."""
+        with _delaying():
+            self._raw.update_run(run_id, name=name)
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run; MLflow keeps it in its bin."""
+        with _delaying():
+            self._raw.delete_run(run_id)
 
     def log_artifact(self, run_id: str, path: Path) -> None:
         """Store a file with a run, in place of one of the same name."""

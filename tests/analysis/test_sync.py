@@ -88,6 +88,8 @@ def test_a_finished_run_shows_its_identity_metrics_and_results(store: Path, uri:
         "batch.prompts": "8",
         "method.ratio": "method/ratio/holder",
         "method.ratio.p": "2.0",
+        "setting": "ops",
+        "arm": "all",
     }
     assert (run.info.status, run.info.run_name) == ("FINISHED", "ops all seed 0")
     assert {key: run.data.tags[key] for key in ("sweep", "arm", "kind", "status", "attempt")} == {
@@ -106,8 +108,11 @@ def test_a_finished_run_shows_its_identity_metrics_and_results(store: Path, uri:
     assert run.data.metrics["final/ops/maj_at_4"] == pytest.approx(1.5 / 3)
     assert run.data.metrics["final/ops/cover_at_0.5"] == pytest.approx(2 / 3)
     assert run.data.metrics["final/ops/guess_floor_at_1"] == pytest.approx(0.1)
-    # Four runs with 4 steps x 3 metrics and 12 results; the failed run has neither.
-    assert (report.runs, report.points, report.problems, report.delayed) == (5, 4 * (12 + 12), (), "")
+    # There is one benchmark: what is pooled over all of them is its own.
+    assert run.data.metrics["pooled/pass_at_1"] == run.data.metrics["final/ops/pass_at_1"]
+    # Four runs with 4 steps x 3 metrics, 12 results, the same pooled, and seconds; the failed run has none.
+    assert (report.runs, report.points) == (5, 4 * (12 + 12 + 12 + 1))
+    assert (report.problems, report.delayed) == ((), "")
 
 
 def test_no_secret_of_an_older_store_reaches_mlflow(
