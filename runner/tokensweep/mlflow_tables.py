@@ -8,6 +8,7 @@ joins rows of several runs by the text of the first column, so that names benchm
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +59,12 @@ def question_table(folders: Mapping[Path, Scored]) -> dict[str, list[Any]]:
     rows: dict[str, list[Any]] = {}
     for folder, scored in folders.items():
         rows |= _rows(folder, scored)
-    return {"columns": list(COLUMNS), "data": [rows[question] for question in sorted(rows)]}
+    return {"columns": list(COLUMNS), "data": [rows[question] for question in sorted(rows, key=_natural)]}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Puts q2 before q10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def _content(folder: Path, scored: Scored) -> list[str]:

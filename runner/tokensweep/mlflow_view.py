@@ -1,8 +1,9 @@
 """Saved views of the MLflow runs page: filter, columns, order, groups and charts of a sweep, under a name.
 
-MLflow keeps a view as a tag of the experiment. The format is internal to its UI, so it lives here alone and
-has a contract test per version of MLflow. Read from the UI of 3.17.2: a tag ``mlflow.sharedViewState.<key>``
-holds an envelope with name, times in milliseconds and the state as JSON, packed with zlib and base64.
+MLflow keeps a view as a tag of the experiment. The format is internal to its UI, so it lives here alone, and
+tests/ui opens every view in a browser with the MLflow that is installed. Read from the UI of 3.17.2: a tag
+``mlflow.sharedViewState.<key>`` holds an envelope with name, times in milliseconds and the state as JSON,
+packed with zlib and base64.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 TAG = "mlflow.sharedViewState."
-SUPPORTED = ("3.17", "3.18")  # versions of MLflow whose UI was read or whose source agrees
 _PACKED = "deflate;"
 _DEFAULT_SERVER = "http://127.0.0.1:5000"  # where `mlflow server` listens when nothing else is said
+_WORKFLOW = "machine_learning"  # otherwise a fresh browser shows the pages for traces and prompts
 _UNGROUPED_SECTION = "Model metrics"  # MLflow's section of metrics without a slash
 _MAX_AXES = 5  # of more, the names lie on each other
 _NAME_COLUMN = "attributes.`Run Name`"
@@ -100,7 +101,9 @@ def view_url(uri: str, experiment_id: str, view: View) -> str:
 
 def page(experiment_id: str, view: View) -> str:
     """The page of a view, for a link within MLflow."""
-    query = urlencode({"viewStateShareKey": view.key, "compareRunsMode": view.mode})
+    query = urlencode(
+        {"viewStateShareKey": view.key, "compareRunsMode": view.mode, "workflowType": _WORKFLOW}
+    )
     return f"#/experiments/{experiment_id}/runs?{query}"
 
 

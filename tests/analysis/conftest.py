@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from tokensweep.files import write_json
 from tokensweep.ledger import Attempt
+from tokensweep.mlflow_client import connect
 from tokensweep_analysis.samples import write_samples
 
 
@@ -172,3 +174,18 @@ def make_sweep() -> Callable[..., None]:
 def make_row() -> Callable[..., dict[str, Any]]:
     """:func:`sample_row`, for tests that write samples."""
     return sample_row
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database as the first sync makes it: MLflow's migrations take seconds, so tests copy this one."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect(f"sqlite:///{path}", artifacts=path.parent / "mlartifacts")
+    return path
+
+
+@pytest.fixture
+def uri(store: Path, migrated: Path) -> str:
+    """The tracking URI of an empty MLflow database in the store."""
+    shutil.copy(migrated, store / "mlflow.db")
+    return f"sqlite:///{store / 'mlflow.db'}"

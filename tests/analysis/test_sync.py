@@ -28,20 +28,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database as the first sync makes it: MLflow's migrations take seconds, so tests copy this one."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    connect(_uri(path), artifacts=path.parent / "mlartifacts")
-    return path
-
-
-@pytest.fixture
-def uri(store: Path, migrated: Path) -> str:
-    shutil.copy(migrated, store / "mlflow.db")
-    return _uri(store / "mlflow.db")
-
-
 def _uri(path: Path) -> str:
     return f"sqlite:///{path}"
 
