@@ -33,6 +33,7 @@ _FILES = ("report.md", "report.html", "table.csv", RANKING, CONTRASTS, CLAIMS)
 _ARM = "arm:"  # begins the key of a summary run
 _VERDICT = "verdict."  # begins the tag of a claim
 _DRAWN = re.compile(r"(?:pass_at|maj_at|pass_hat)_(\d+)")  # metrics that there is one of for each k
+_DIGITS = 5  # significant ones
 _CONTINUED = "\n\n... continued in report.md"
 
 
@@ -159,8 +160,12 @@ def _ends(name: str) -> dict[str, str]:
 
 
 def _numbers(row: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, float]:
-    """The columns that hold a number, by the name to show; an empty cell is no number."""
-    return {name: float(row[column]) for name, column in columns.items() if row[column] != ""}
+    """The columns that hold a number, by the name to show; an empty cell is no number.
+
+    With the digits that people read: MLflow shows all that it gets, and the files have them.
+    """
+    known = {name: row[column] for name, column in columns.items() if row[column] != ""}
+    return {name: float(f"{float(value):.{_DIGITS}g}") for name, value in known.items()}
 
 
 def _asked(metric: str, ks: frozenset[int]) -> bool:

@@ -29,7 +29,7 @@ _NAME_WIDTH = 300
 _LABEL_WIDTH = 120
 _NARROWEST = 80
 _PIXELS_PER_LETTER = 7.5
-_PADDING = 28
+_PADDING = 44  # and the arrow of the column that is sorted by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Layout:
     curves: tuple[str, ...] = ()  # training metrics to draw
     metrics: tuple[str, ...] = ()  # every metric of the training runs
     arm_metrics: tuple[str, ...] = ()  # every metric of the summary runs, empty without them
-    baseline_run: str = ""  # MLflow id of the summary run that others are compared with
+    baseline_run: str = ""  # MLflow id of the summary run that all others may be compared with
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ def _every_run(layout: Layout) -> View:
     charts.add("axes", "PARALLEL", selectedParams=axes, selectedMetrics=ends, showAllRuns=True)
     for metric in _main_metrics(layout):
         charts.add("results", "BAR", metricKey=metric)
-    charts.difference("differences", groups=["Model metrics", "Parameters"])
+    charts.difference("differences", groups=["Parameters"])
     for metric in layout.curves:
         charts.add("training", "LINE", metricKey=metric, selectedMetricKeys=[metric])
     columns = _run_columns(layout)
@@ -170,12 +170,11 @@ def _summaries(layout: Layout) -> View:
         if metric in known:
             charts.add("results", "BAR", metricKey=metric)
     charts.difference("differences", groups=["Model metrics"], baseline=layout.baseline_run)
-    labels = [_column("tags", label) for label in (*layout.labels, "runs")]
     state = _state(
         layout,
         kind="arm",
         order=f"{places[0]}/pass_at_1" if places else "",
-        columns=[*labels, *(_column("metrics", name) for name in shown)],
+        columns=[_column("tags", "runs"), *(_column("metrics", name) for name in shown)],
         charts=charts,
     )
     name = f"tokensweep: {layout.sweep}, means and intervals"

@@ -205,7 +205,7 @@ def _sync_results(
         curves=tuple(name for name in _CURVES if name in metrics),
         metrics=tuple(sorted(metrics)),
         arm_metrics=tuple(sorted({name for run in arms.values() for name in run.data.metrics})),
-        baseline_run=baseline[0].info.run_id if baseline else "",
+        baseline_run=baseline[0].info.run_id if len(baseline) == 1 else "",  # there is one per setting
     )
     views = views_of(layout)
     _publish(experiment, views)

@@ -79,7 +79,7 @@ def test_single_runs_have_parallel_coordinates_and_differences_and_no_groups() -
     cards = {card["type"]: card for card in state["compareRunCharts"]}
     assert cards["PARALLEL"]["selectedParams"] == ["arm", "method.ratio.p"]
     assert cards["PARALLEL"]["selectedMetrics"] == ["pooled/pass_at_1", "pooled/length_mean"]
-    assert cards["DIFFERENCE"]["compareGroups"] == ["Model metrics", "Parameters"]
+    assert cards["DIFFERENCE"]["compareGroups"] == ["Parameters"]
     assert cards["LINE"]["metricKey"] == "reward"
 
 
