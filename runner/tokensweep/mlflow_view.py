@@ -25,7 +25,7 @@ _MAX_AXES = 5  # of more, the names lie on each other
 _NAME_COLUMN = "attributes.`Run Name`"
 _BUILT_IN_COLUMNS = ("runDateAndNestInfo", "duration")
 # Widths in pixels. MLflow takes them for columns in columnOrder only, and gives others 100.
-_NAME_WIDTH = 300
+_NAME_WIDTH = 270
 _LABEL_WIDTH = 120
 _NARROWEST = 80
 _PIXELS_PER_LETTER = 7.5

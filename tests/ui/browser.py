@@ -17,7 +17,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 PACKAGES = "chromium chromium-driver fonts-dejavu-core"  # Debian's names
 _PATIENCE_S = 30.0  # a page takes 2 s, more on a machine that does other things too
-_SIZE = (1700, 1000)
+_SIZE = (1900, 1050)
 # MLflow opens a panel of its assistant over the page at a browser's first visit.
 _VISITED = {"fab.autoOpenedOnFirstLoad_v1": "true", "panelOpen_v1": "false"}
 
@@ -100,12 +100,12 @@ class Browser:
         self.script("document.querySelector(arguments[0]).click()", selector)
 
     def picture(self, path: Path) -> None:
-        """Save what the window shows as a PNG of 128 colours, which is a third of the size."""
+        """Save what the window shows as a PNG of 256 colours, which is a third of the size."""
         from PIL import Image
 
         self.driver.save_screenshot(str(path))
         with Image.open(path) as image:
-            small = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+            small = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         small.save(path, optimize=True)
 
 

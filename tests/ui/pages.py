@@ -42,7 +42,8 @@ class Pages:
 
     def artefact(self, name: str, file: str) -> str:
         """A file of the run of this name."""
-        return f"{self.server}/#/experiments/{self.experiment}/runs/{self.runs[name]}/artifacts/{file}?{_TRAINING}"
+        run = f"{self.server}/#/experiments/{self.experiment}/runs/{self.runs[name]}"
+        return f"{run}/artifacts/{file}?{_TRAINING}"
 
     def _runs(self, query: dict[str, str]) -> str:
         return f"{self.server}/#/experiments/{self.experiment}/runs?{urlencode(query)}&{_TRAINING}"

@@ -53,7 +53,7 @@ def take(browser: Browser, pages: Pages, *, folder: Path) -> list[Path]:
         return folder / f"{name}.png"
 
     by_arm, single, means = "tokensweep", "tokensweep-runs", "tokensweep-arms"
-    two = [name for name in pages.runs if "(mean of" in name][-2:]
+    two = sorted(name for name in pages.runs if "(mean of" in name)[:2]
     results, axes = "matching runs", "Parallel Coordinates"
     return [
         picture("saved-view", pages.saved(by_arm, "CHART"), results, "pooled/pass_at_1"),
