@@ -6,6 +6,7 @@ The report's files are the source; those that are not there yet are left out.
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,16 @@ from tokensweep.redact import redact
 RANKING = "ranking.csv"
 CONTRASTS = "contrasts.csv"
 CLAIMS = "claims.csv"
-_FILES = ("report.md", "report.html", "table.csv", RANKING, CONTRASTS, CLAIMS)
+_POOLED = "pooled"
+_MEAN_COLUMNS = (
+    *("setting", "arm", "benchmark", "metric"),
+    *("value", "low", "high", "runs", "planned", "estimand"),
+)
+_DIFFERENCE_COLUMNS = (
+    *("setting", "arm", "benchmark", "metric"),
+    *("difference", "low", "high", "p", "p_holm"),
+)
+_FILES = ("report.md", "report.html", RANKING, CONTRASTS, CLAIMS)
 _ARM = "arm:"  # begins the key of a summary run
 _VERDICT = "verdict."  # begins the tag of a claim
 _DRAWN = re.compile(r"(?:pass_at|maj_at|pass_hat)_(\d+)")  # metrics that there is one of for each k
@@ -52,7 +62,7 @@ class Times:
 
 
 def sync_report(
-    experiment: Experiment, folder: Path, sweep: Mapping[str, Any], *, times: Times, links: Sequence[str] = ()
+    experiment: Experiment, folder: Path, sweep: Mapping[str, Any], *, times: Times, links: Sequence[str]
 ) -> None:
     """The run that carries the report of a sweep: files, verdicts, and the report as note on two pages.
 
@@ -61,8 +71,8 @@ def sync_report(
     report = folder / "report"
     name = str(sweep["name"])
     run = experiment.run(f"sweep:{name}", name="report", start=times.started)
-    claims = _read(report / CLAIMS, needs=("id", "setting", "verdict", "reason"))
-    note = redact(_note(report / "report.md", claims, links=links))
+    claims = _read(report / CLAIMS, needs=("id", "setting", "verdict"))
+    note = redact(_note(report / "report.md", links=links))
     verdicts = dict(_verdicts(claims))
     gone = {tag: "" for tag in run.data.tags if tag.startswith(_VERDICT) and tag not in verdicts}
     tags = {"kind": "sweep", "sweep": name, "scale": str(sweep.get("scale", "")), NOTE: note}
@@ -124,23 +134,34 @@ def read_arms(report: Path, *, ks: frozenset[int]) -> dict[tuple[str, str], Summ
     ``difference/ops/pass_at_1`` with its ends, ``p/...`` and ``p_holm/...``: names that sort well.
     """
     arms: dict[tuple[str, str], Summary] = {}
-    names: tuple[str, ...]
-    names = ("setting", "arm", "benchmark", "metric", "value", "low", "high", "runs", "planned", "estimand")
-    for row in _read(report / RANKING, needs=names):
+    for row in _with_pooled(_read(report / RANKING, needs=_MEAN_COLUMNS)):
         arm = arms.setdefault((row["setting"], row["arm"]), Summary())
         arm.runs, arm.planned = row["runs"] or arm.runs, row["planned"] or arm.planned
         arm.estimand = arm.estimand or row["estimand"]
         if _asked(row["metric"], ks):
             name = f"{row['benchmark']}/{row['metric']}"
             arm.metrics |= _numbers(row, {name: "value", **_ends(name)})
-    names = ("setting", "arm", "benchmark", "metric", "difference", "low", "high", "p", "p_holm")
-    for row in _read(report / CONTRASTS, needs=names):
+    for row in _with_pooled(_read(report / CONTRASTS, needs=_DIFFERENCE_COLUMNS)):
         if (row["setting"], row["arm"]) in arms and _asked(row["metric"], ks):
             own = f"{row['benchmark']}/{row['metric']}"
             name = f"difference/{own}"
             numbers = {name: "difference", **_ends(name), f"p/{own}": "p", f"p_holm/{own}": "p_holm"}
             arms[row["setting"], row["arm"]].metrics |= _numbers(row, numbers)
     return arms
+
+
+def _with_pooled(rows: Sequence[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """The rows, and those of a setting with one benchmark again as pooled: the mean over one is its own.
+
+    The report leaves them out; with them, arms of all settings stand in the same columns.
+    """
+    benchmarks: dict[str, set[str]] = {}
+    for row in rows:
+        benchmarks.setdefault(row["setting"], set()).add(row["benchmark"])
+    for row in rows:
+        yield row
+        if len(benchmarks[row["setting"]]) == 1:
+            yield {**row, "benchmark": _POOLED}
 
 
 def _key(prefix: str, setting: str, arm: str) -> str:
@@ -164,8 +185,8 @@ def _numbers(row: Mapping[str, str], columns: Mapping[str, str]) -> dict[str, fl
 
     With the digits that people read: MLflow shows all that it gets, and the files have them.
     """
-    known = {name: row[column] for name, column in columns.items() if row[column] != ""}
-    return {name: float(f"{float(value):.{_DIGITS}g}") for name, value in known.items()}
+    known = {name: float(row[column]) for name, column in columns.items() if row[column] != ""}
+    return {name: float(f"{value:.{_DIGITS}g}") for name, value in known.items() if math.isfinite(value)}
 
 
 def _asked(metric: str, ks: frozenset[int]) -> bool:
@@ -196,26 +217,12 @@ def _verdicts(claims: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
         yield f"{_VERDICT}{name}", claim["verdict"]
 
 
-def _note(text: Path, claims: Sequence[Mapping[str, str]], *, links: Sequence[str]) -> str:
-    """Markdown within MLflow's limit: links to the views, verdicts, and as much of the report as fits."""
+def _note(text: Path, *, links: Sequence[str]) -> str:
+    """Markdown within MLflow's limit: links to the views, and as much of the report as fits."""
     if not text.is_file():
         return ""
     title, _, rest = text.read_text(encoding="utf-8").partition("\n")
-    parts = [title, ""]
-    if links:
-        parts += [f"Views: {' | '.join(links)}", ""]
-    if claims:
-        parts += ["## Verdicts", "", "| claim | setting | verdict | why |", "| --- | --- | --- | --- |"]
-        parts += [
-            f"| {' | '.join(_escaped(claim[name]) for name in ('id', 'setting', 'verdict', 'reason'))} |"
-            for claim in claims
-        ]
-        parts.append("")
-    note = "\n".join([*parts, rest.lstrip("\n")])
+    note = "\n".join([title, "", f"Views: {' | '.join(links)}", "", rest.lstrip("\n")])
     if len(note) > NOTE_CHARACTERS:
         note = note[: NOTE_CHARACTERS - len(_CONTINUED)] + _CONTINUED
     return note
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

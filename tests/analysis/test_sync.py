@@ -194,7 +194,10 @@ def test_the_report_of_the_sweep_is_on_a_run_of_its_own(store: Path, uri: str) -
     run = _runs(uri)["sweep:demo"]
     assert run.data.tags["kind"] == "sweep"
     assert run.data.tags["mlflow.note.content"].startswith("# demo")
-    assert sorted(_state(uri)["sweep:demo"][6]) == ["report.md", "sweep.json", "table.csv"]
+    assert sorted(_state(uri)["sweep:demo"][6]) == [
+        *("claims.csv", "contrasts.csv", "ranking.csv"),
+        *("report.md", "sweep.json"),
+    ]
 
 
 def test_runs_outside_of_a_sweep_go_to_the_adhoc_experiment(store: Path, uri: str, make_run: Make) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.analysis.report_files import CONTRASTS, RANKING, mean_row, write_report_files, write_table
+from tests.analysis.report_files import CLAIMS, CONTRASTS, RANKING, mean_row, write_report_files, write_table
 
 from tokensweep.mlflow_client import connect
 from tokensweep.mlflow_view import TAG, decode
@@ -170,15 +170,42 @@ def test_a_run_whose_arm_has_another_name_is_made_again(
     assert run.data.metrics == before.data.metrics
 
 
-def test_verdicts_are_tags_of_the_report_and_stand_above_it(store: Path, uri: str, report: Path) -> None:
+def test_verdicts_are_tags_of_the_report_and_the_note_begins_with_the_views(
+    store: Path, uri: str, report: Path
+) -> None:
     sync_sweep(store, "demo", uri=uri)
     run = _runs(uri)["sweep:demo"]
     assert run.data.tags["verdict.top_not_worse"] == "inconclusive"
     note = _tags(uri)["mlflow.note.content"]
     assert note.startswith("# demo\n\nViews: [tokensweep: demo](#/experiments/")
-    assert "| top_not_worse | ops | inconclusive | 2 runs \\| of 3 |" in note
-    assert note.index("## Verdicts") < note.index("Question:")
+    assert note.endswith("\n\nQuestion: Do few tokens carry the signal?\n")
     assert run.data.tags["mlflow.note.content"] == note
+
+
+def test_a_claim_that_is_judged_in_two_settings_has_two_tags(store: Path, uri: str, report: Path) -> None:
+    verdicts = {"ops": "inconclusive", "sums": "refuted"}
+    claims = [{"id": "better", "setting": name, "verdict": verdict} for name, verdict in verdicts.items()]
+    write_table(report / "claims.csv", CLAIMS, claims)
+    sync_sweep(store, "demo", uri=uri)
+    tags = _runs(uri)["sweep:demo"].data.tags
+    assert {name: value for name, value in tags.items() if name.startswith("verdict.")} == {
+        "verdict.better.ops": "inconclusive",
+        "verdict.better.sums": "refuted",
+    }
+
+
+def test_what_is_pooled_over_one_benchmark_is_its_own(store: Path, uri: str, report: Path) -> None:
+    rows = [
+        mean_row("all", "pass_at_1", 0.5, low=0.25, high=0.75),
+        mean_row("all", "pass_at_1", 0.5, setting="two"),
+        mean_row("all", "pass_at_1", 0.1, setting="two", benchmark="sums"),
+    ]
+    write_table(report / "ranking.csv", RANKING, rows)
+    sync_sweep(store, "demo", uri=uri)
+    runs = _runs(uri)
+    assert runs["arm:demo:ops:all"].data.metrics["pooled/pass_at_1/ci_low"] == 0.25
+    assert not [name for name in runs["arm:demo:two:all"].data.metrics if name.startswith("pooled")]
+    assert runs["arm:demo:two:all"].info.run_name == "two all (mean of 2)"
 
 
 def test_a_long_report_is_cut_where_mlflow_would(store: Path, uri: str, report: Path) -> None:

@@ -65,5 +65,5 @@ def take(browser: Browser, pages: Pages, *, folder: Path) -> list[Path]:
         picture("compare", pages.compare(*two), "Comparing 2 Runs", *two),
         picture("questions", pages.saved(single, "ARTIFACT"), "Group by: question", "Compare: avg"),
         picture("report", pages.artefact("report", "report.html"), "report.html"),
-        picture("verdicts", pages.run("report"), "Verdicts", "verdict."),
+        picture("verdicts", pages.run("report"), "Views:", "verdict."),
     ]
