@@ -105,7 +105,9 @@ class Browser:
 
         self.driver.save_screenshot(str(path))
         with Image.open(path) as image:
-            small = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            plain = image.convert("RGB")
+            # The only one of Pillow's ways that keeps both the dots of runs and the grey of backgrounds.
+            small = plain.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
         small.save(path, optimize=True)
 
 
