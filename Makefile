@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TESTABLE := $(VENV)/testable
 
-.PHONY: demo test lint types unit wheel smaller-demo golden bench clean
+.PHONY: demo test lint types unit browser wheel smaller-demo golden bench clean
 
 demo: $(READY)
 	$(BIN)/tokensweep sweep forking_tokens scale=tiny
@@ -41,8 +41,15 @@ lint: $(TESTABLE)
 types: $(TESTABLE)
 	$(BIN)/mypy
 
-unit: $(TESTABLE)
+unit: $(TESTABLE) browser
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+# For the tests that open MLflow's pages.
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && \
+	    apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core; \
+	  else echo "NOT RUN: tests of MLflow's pages: ask for 'apt-get install chromium chromium-driver fonts-dejavu-core'"; fi; }
 
 # The wheel is built from the sdist, installed in an environment of its own and used from another folder.
 wheel: $(TESTABLE)
@@ -58,6 +65,7 @@ golden: $(TESTABLE)
 # Against TRL, Liger and transformers, on one thread; tables in benchmarks/README.md. About 25 minutes.
 bench: $(TESTABLE)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.calibration --keep
 	$(BIN)/python benchmarks/verifier.py
 
 clean:

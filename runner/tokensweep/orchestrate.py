@@ -149,6 +149,8 @@ def show_report(store: Path, name: str, *, tracking_uri: str | None, console: Co
             f"[yellow]MLflow was not reached ({synced.delayed}); nothing is lost: tokensweep sync {name}"
         )
     console.print(f"MLflow  {ui_command(tracking_uri, store)}", highlight=False, soft_wrap=True)
+    if synced.view:
+        console.print(f"        {synced.view}", highlight=False, soft_wrap=True)
 
 
 def ui_command(tracking_uri: str, store: Path) -> str:
