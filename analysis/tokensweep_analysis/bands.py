@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from tokensweep_analysis.crossed import Design, Scores, Tables, arm_design, difference_design
-from tokensweep_analysis.intervals import Estimate, arm_estimates, difference_estimates
+from tokensweep_analysis.intervals import ONE_CHECKPOINT, TWO_CHECKPOINTS, Estimate, estimates_of
 
 NUM_DRAWS = 999
 NO_BAND = "where scores have no spread between runs or questions there is no band"
@@ -44,7 +44,7 @@ def arm_band(tables: Tables, *, confidence: float = 0.95, seed: int = 0) -> Band
     :func:`intervals.arm_estimates` does.
     """
     design = arm_design(tables, metrics=True)
-    return _band(arm_estimates(tables), design, confidence=confidence, seed=seed)
+    return _band(design, one_run=ONE_CHECKPOINT, confidence=confidence, seed=seed)
 
 
 def difference_band(
@@ -58,8 +58,7 @@ def difference_band(
 ) -> Band:
     """Band of the difference of two arms [S, Q, K] and [S', Q, K], paired as in an interval."""
     design = difference_design(tables, baseline, seeds=seeds, baseline_seeds=baseline_seeds, metrics=True)
-    estimates = difference_estimates(tables, baseline, seeds=seeds, baseline_seeds=baseline_seeds)
-    return _band(estimates, design, confidence=confidence, seed=seed)
+    return _band(design, one_run=TWO_CHECKPOINTS, confidence=confidence, seed=seed)
 
 
 def simultaneous_confidence(
@@ -96,9 +95,9 @@ def _weights(seed: int, num_draws: int, num_sources: int) -> Scores:
     return np.random.default_rng(seed).standard_normal((num_draws, num_sources))
 
 
-def _band(estimates: Sequence[Estimate], design: Design, *, confidence: float, seed: int) -> Band:
+def _band(design: Design, *, one_run: str, confidence: float, seed: int) -> Band:
     pointwise = simultaneous_confidence(design, confidence=confidence, seed=seed)
-    # Points without spread have NaN at any confidence.
-    points = tuple(each.at(confidence if np.isnan(pointwise) else pointwise) for each in estimates)
-    gaps = any(np.isnan(each.standard_error) for each in estimates)
+    level = confidence if np.isnan(pointwise) else pointwise  # points without spread have NaN at any level
+    points = tuple(estimates_of(design, one_run=one_run, confidence=level))
+    gaps = any(np.isnan(each.standard_error) for each in points)
     return Band(estimates=points, confidence=confidence, pointwise=pointwise, remark=NO_BAND if gaps else "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from tokensweep_analysis.arms import Arm, pair_mismatch
 from tokensweep_analysis.claims import POOLED
-from tokensweep_analysis.intervals import Estimate, difference_estimates
+from tokensweep_analysis.intervals import DIFFERENCE, Estimate, difference_estimates
 from tokensweep_analysis.metrics import Metric
 from tokensweep_analysis.multiplicity import holm
 
@@ -42,8 +42,9 @@ def differences(
         seeds=left.seeds,
         baseline_seeds=right.seeds,
         confidence=confidence,
+        limits=DIFFERENCE,
     )
-    return {metric: each.clipped(-1, 1) for metric, each in zip(metrics, estimates, strict=True)}
+    return dict(zip(metrics, estimates, strict=True))
 
 
 def adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:

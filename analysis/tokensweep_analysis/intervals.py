@@ -20,9 +20,15 @@ from tokensweep_analysis.crossed import Design, Scores, Tables, arm_design, diff
 from tokensweep_analysis.power import detectable_difference
 
 __all__ = [
+    "DIFFERENCE",
     "NO_SPREAD",
+    "ONE_CHECKPOINT",
+    "SHARE",
+    "TWO_CHECKPOINTS",
+    "UNLIMITED",
     "Estimand",
     "Estimate",
+    "Limits",
     "Scores",
     "Tables",
     "arm_estimate",
@@ -31,6 +37,12 @@ __all__ = [
     "difference_estimates",
     "estimates_of",
 ]
+
+
+Limits = tuple[float, float]  # the smallest and the largest value that a quantity can take
+UNLIMITED: Limits = (-inf, inf)
+SHARE: Limits = (0.0, 1.0)
+DIFFERENCE: Limits = (-1.0, 1.0)  # of two shares
 
 
 class Estimand(StrEnum):
@@ -49,8 +61,8 @@ _ESTIMANDS = {  # by: several runs, several questions
     (True, True): Estimand.E4,
 }
 NO_SPREAD = "where scores have no spread between runs or questions there is no interval"
-_ONE_CHECKPOINT = "one training run: the interval is about this checkpoint, not about the method"
-_TWO_CHECKPOINTS = "one training run per arm: the claim is about two checkpoints"
+ONE_CHECKPOINT = "one training run: the interval is about this checkpoint, not about the method"
+TWO_CHECKPOINTS = "one training run per arm: the claim is about two checkpoints"
 _ONE_QUESTION = "a benchmark of one question: the interval is about these questions, not questions like these"
 
 
@@ -72,12 +84,7 @@ class Estimate:
     num_questions: int  # of all benchmarks
     confidence: float
     remark: str = ""
-    limits: tuple[float, float] = field(default=(-inf, inf), compare=False)  # values that it can take
-
-    def clipped(self, low: float, high: float) -> Estimate:
-        """The interval cut to the values that the quantity can take; its coverage stays."""
-        ends = [min(max(end, low), high) for end in (self.low, self.high)]  # NaN stays
-        return replace(self, limits=(low, high), low=ends[0], high=ends[1])
+    limits: Limits = field(default=UNLIMITED, compare=False)
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """The interval of another confidence, within ``limits``; NaN where there is none."""
@@ -107,7 +114,7 @@ class Estimate:
         return float(detectable_difference(self.standard_error, self.df, alpha=alpha, power=power))
 
 
-def arm_estimate(tables: Tables, *, confidence: float = 0.95) -> Estimate:
+def arm_estimate(tables: Tables, *, confidence: float = 0.95, limits: Limits = UNLIMITED) -> Estimate:
     """Mean of a table [S, Q] with a two-way (question x seed) interval, or of one per benchmark.
 
     ``V_q = s^2(question means) / Q``, ``V_s = s^2(run means) / S``, ``V_r = MS_residual / (S Q)``;
@@ -117,14 +124,16 @@ def arm_estimate(tables: Tables, *, confidence: float = 0.95) -> Estimate:
     Over B benchmarks V_q and V_r are sums over benchmarks divided by ``B^2``, each a source with its own
     degrees of freedom; V_s comes from each run's mean over benchmarks, because they share its seed.
     With one run the interval is about that checkpoint (E2), with one question about that question (E3).
+    Its ends are cut to ``limits``, the values that the quantity can take; its coverage stays.
     Raises ValueError for a table that is empty, not finite or not two-dimensional.
     """
-    return estimates_of(arm_design(tables), one_run=_ONE_CHECKPOINT, confidence=confidence)[0]
+    return estimates_of(arm_design(tables), one_run=ONE_CHECKPOINT, confidence=confidence, limits=limits)[0]
 
 
-def arm_estimates(tables: Tables, *, confidence: float = 0.95) -> list[Estimate]:
-    """:func:`arm_estimate` of M metrics at once, from tables [S, Q, M]."""
-    return estimates_of(arm_design(tables, metrics=True), one_run=_ONE_CHECKPOINT, confidence=confidence)
+def arm_estimates(tables: Tables, *, confidence: float = 0.95, limits: Limits = UNLIMITED) -> list[Estimate]:
+    """:func:`arm_estimate` of M metrics at once, from tables [S, Q, M], intervals cut to ``limits``."""
+    design = arm_design(tables, metrics=True)
+    return estimates_of(design, one_run=ONE_CHECKPOINT, confidence=confidence, limits=limits)
 
 
 def difference_estimate(
@@ -142,7 +151,7 @@ def difference_estimate(
     Otherwise ``V_s`` and ``V_r`` are sums over the arms. Raises ValueError for tables that do not fit.
     """
     design = difference_design(tables, baseline, seeds=seeds, baseline_seeds=baseline_seeds)
-    return estimates_of(design, one_run=_TWO_CHECKPOINTS, confidence=confidence)[0]
+    return estimates_of(design, one_run=TWO_CHECKPOINTS, confidence=confidence)[0]
 
 
 def difference_estimates(
@@ -152,33 +161,41 @@ def difference_estimates(
     seeds: Sequence[int],
     baseline_seeds: Sequence[int],
     confidence: float = 0.95,
+    limits: Limits = UNLIMITED,
 ) -> list[Estimate]:
-    """:func:`difference_estimate` of M metrics at once, from tables [S, Q, M] and [S', Q, M]."""
+    """:func:`difference_estimate` of M metrics at once, from tables [S, Q, M] and [S', Q, M], intervals cut
+    to ``limits``."""
     design = difference_design(tables, baseline, seeds=seeds, baseline_seeds=baseline_seeds, metrics=True)
-    return estimates_of(design, one_run=_TWO_CHECKPOINTS, confidence=confidence)
+    return estimates_of(design, one_run=TWO_CHECKPOINTS, confidence=confidence, limits=limits)
 
 
-def estimates_of(design: Design, *, one_run: str, confidence: float) -> list[Estimate]:
+def estimates_of(
+    design: Design, *, one_run: str, confidence: float, limits: Limits = UNLIMITED
+) -> list[Estimate]:
     """An estimate per metric; the sources of variance decide the estimand. ``one_run``: remark on one run."""
     errors, dfs = design.spread()
     halves = _quantile(confidence, dfs) * errors
+    lows, highs = (np.clip(ends, *limits) for ends in (design.value - halves, design.value + halves))
     several = design.questions_per_benchmark
+    estimand, num_questions = _ESTIMANDS[bool(design.runs), bool(design.questions)], sum(several)
     remarks = [one_run] * (design.num_runs == 1) + [_ONE_QUESTION] * (min(several) == 1 < len(several))
+    usual, without_spread = "; ".join(remarks), "; ".join([*remarks, NO_SPREAD])
     return [
         Estimate(
             value=value,
-            low=value - half,
-            high=value + half,
+            low=low,
+            high=high,
             standard_error=error,
             df=df,
-            estimand=_ESTIMANDS[bool(design.runs), bool(design.questions)],
+            estimand=estimand,
             num_runs=design.num_runs,
-            num_questions=sum(several),
+            num_questions=num_questions,
             confidence=confidence,
-            remark="; ".join(remarks if error == error else [*remarks, NO_SPREAD]),
+            remark=usual if error == error else without_spread,
+            limits=limits,
         )
-        for value, error, df, half in zip(
-            *(each.tolist() for each in (design.value, errors, dfs, halves)), strict=True
+        for value, low, high, error, df in zip(
+            *(each.tolist() for each in (design.value, lows, highs, errors, dfs)), strict=True
         )
     ]
 

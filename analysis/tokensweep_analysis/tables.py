@@ -15,7 +15,7 @@ from tokensweep_analysis.arms import Arm, Cell, dense, gather, pair_mismatch
 from tokensweep_analysis.bands import arm_band
 from tokensweep_analysis.claims import POOLED, Judgement, parse_claims
 from tokensweep_analysis.contrasts import Contrast, adjusted, contrasts_of, differences
-from tokensweep_analysis.intervals import NO_SPREAD, Estimate, arm_estimates
+from tokensweep_analysis.intervals import NO_SPREAD, SHARE, Estimate, Scores, arm_estimates
 from tokensweep_analysis.loading import load_runs
 from tokensweep_analysis.metrics import Kind, Metric
 from tokensweep_analysis.runs import Run
@@ -175,10 +175,9 @@ def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confi
     )
     if not own.runs:
         return row
-    metrics = [] if own.odd else own.metrics(ks)
-    results = _results(own, metrics, confidence)
+    row = replace(row, **({} if own.odd else _results(own, confidence, ks)))
     there = set(baseline.metrics(ks))
-    compared = differences(own, baseline, metrics=[m for m in metrics if m in there], confidence=confidence)
+    compared = differences(own, baseline, metrics=[m for m in row.asked if m in there], confidence=confidence)
     known: dict[str, Any] = {name: own.mean(name) for name in RATES}
     known |= {name: own.cost(name) for name in COSTS}
     odd = own.odd or (pair_mismatch(own, baseline) if baseline.runs else "")
@@ -187,45 +186,47 @@ def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confi
         num_questions=own.num_questions,
         num_samples=own.num_samples,
         answer_space=own.evaluations[0].answer_space if len(own.benchmarks) == 1 else None,
-        asked=tuple(metrics),
-        results=results,
         differences=compared,
-        band={} if own.odd else _band(own, confidence),
-        remark=_remark(own, odd, [results[metric] for metric in metrics] + list(compared.values())),
+        remark=_remark(own, odd, [row.results[each] for each in row.asked] + list(compared.values())),
         caution="; ".join(dict.fromkeys(each.caution for each in own.evaluations if each.caution)),
-        by_run=_by_run(own) if metrics else {},
-        by_question=_by_question(own) if metrics and len(own.benchmarks) == 1 else {},
         **known,
     )
 
 
-def _results(own: Arm, metrics: Sequence[Metric], confidence: float) -> dict[Metric, Estimate]:
-    """The metrics that were asked for, and pass@k of every k."""
-    if not metrics:
-        return {}
+def _results(own: Arm, confidence: float, ks: Sequence[int] | None) -> dict[str, Any]:
+    """Columns of a row whose evaluations fit each other; each score is looked up once."""
+    metrics = own.metrics(ks)
     every = dense(metrics, own.num_samples)
-    estimates = arm_estimates(own.tables(every), confidence=confidence)
-    return {metric: each.clipped(0, 1) for metric, each in zip(every, estimates, strict=True)}
+    tables = own.tables(every)
+    columns: dict[str, Any] = {"band": _band(own.num_samples, tables, confidence)}
+    if not metrics:
+        return columns
+    estimates = arm_estimates(tables, confidence=confidence, limits=SHARE)
+    averages = [np.ascontiguousarray(table[:, :, 0]) for table in tables]  # pass@1 comes first
+    return columns | {
+        "asked": tuple(metrics),
+        "results": dict(zip(every, estimates, strict=True)),
+        "by_run": _by_run(own, averages),
+        "by_question": _by_question(own, averages[0]) if len(averages) == 1 else {},
+    }
 
 
-def _band(own: Arm, confidence: float) -> dict[Metric, tuple[float, float]]:
-    """The simultaneous band of pass@k at k = 1, 2, 4, ... and the number of samples."""
-    most = own.num_samples
-    passes = [Metric(Kind.pass_at, k) for k in sorted({*(2**i for i in range(most.bit_length())), most})]
-    band = arm_band(own.tables(passes), confidence=confidence)
+def _band(most: int, tables: Sequence[Scores], confidence: float) -> dict[Metric, tuple[float, float]]:
+    """The simultaneous band of pass@k at k = 1, 2, 4, ... and ``most``; tables begin with every pass@k."""
+    ks = sorted({*(2**i for i in range(most.bit_length())), most})
+    band = arm_band([table.take([k - 1 for k in ks], axis=2) for table in tables], confidence=confidence)
     ends = zip(np.clip(band.low, 0, 1).tolist(), np.clip(band.high, 0, 1).tolist(), strict=True)
-    return dict(zip(passes, ends, strict=True))
+    return dict(zip((Metric(Kind.pass_at, k) for k in ks), ends, strict=True))
 
 
-def _by_question(own: Arm) -> dict[str, float]:
-    means = own.tables([Metric(Kind.pass_at, 1)])[0].mean(axis=(0, 2))
-    return dict(zip(own.scored[0][0].questions, means.tolist(), strict=True))
+def _by_question(own: Arm, averages: Scores) -> dict[str, float]:
+    return dict(zip(own.scored[0][0].questions, averages.mean(axis=0).tolist(), strict=True))
 
 
-def _by_run(own: Arm) -> dict[int, tuple[float, float]]:
-    averages = np.mean([table.mean(axis=(1, 2)) for table in own.tables([Metric(Kind.pass_at, 1)])], axis=0)
+def _by_run(own: Arm, averages: Sequence[Scores]) -> dict[int, tuple[float, float]]:
+    means = np.mean([table.mean(axis=1) for table in averages], axis=0)
     lengths = np.mean([[each.length_mean for each in scored] for scored in own.scored], axis=0)
-    return dict(zip(own.seeds, zip(averages.tolist(), lengths.tolist(), strict=True), strict=True))
+    return dict(zip(own.seeds, zip(means.tolist(), lengths.tolist(), strict=True), strict=True))
 
 
 def _remark(own: Arm, odd: str, estimates: Sequence[Estimate]) -> str:

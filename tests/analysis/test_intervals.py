@@ -8,6 +8,7 @@ from scipy import stats
 
 from tokensweep_analysis.intervals import (
     NO_SPREAD,
+    SHARE,
     Estimand,
     Estimate,
     Scores,
@@ -100,7 +101,7 @@ def test_scores_without_spread_have_no_interval() -> None:
 
 
 def test_an_interval_can_be_cut_to_possible_values() -> None:
-    estimate = arm_estimate(_ARM).clipped(0, 1)
+    estimate = arm_estimate(_ARM, limits=SHARE)
     assert (estimate.low, estimate.high) == (0.0, 1.0)
 
 
@@ -211,7 +212,7 @@ def test_an_interval_ends_where_its_own_p_value_says() -> None:
 
 
 def test_another_confidence_keeps_the_values_that_can_be_taken() -> None:
-    estimate = arm_estimate(_ARM).clipped(0, 1)
+    estimate = arm_estimate(_ARM, limits=SHARE)
     assert estimate.interval(0.99) == (0.0, 1.0)
     narrow = estimate.at(0.5)
     half = float(stats.t.ppf(0.75, estimate.df)) * 0.05**0.5
@@ -219,7 +220,7 @@ def test_another_confidence_keeps_the_values_that_can_be_taken() -> None:
 
 
 def test_without_an_interval_nothing_is_significant_and_nothing_detectable() -> None:
-    estimate = arm_estimate(np.ones((3, 5))).clipped(0, 1)
+    estimate = arm_estimate(np.ones((3, 5)), limits=SHARE)
     numbers = [estimate.p_value(), estimate.p_above(0.5), *estimate.interval(0.9), estimate.detectable()]
     assert np.isnan(numbers).all()
 

@@ -10,7 +10,7 @@ import pytest
 
 from tokensweep.ledger import Attempt
 from tokensweep.sync import legal_name
-from tokensweep_analysis.intervals import Estimand, arm_estimate, difference_estimate
+from tokensweep_analysis.intervals import SHARE, Estimand, arm_estimate, difference_estimate
 from tokensweep_analysis.metrics import Kind, Metric, metrics_of
 from tokensweep_analysis.tables import Row, compare
 
@@ -28,7 +28,7 @@ def _rows(store: Path) -> dict[str, Row]:
 def test_pass_at_k_is_the_mean_over_questions_and_runs_with_its_interval(store: Path) -> None:
     # Correct of 4 samples: 4, 2, 0 with seed 0 and 4, 1, 1 with seed 1; pass@4 is 1, 1, 0 and 1, 1, 1.
     row = _rows(store)["all"]
-    expected = arm_estimate(np.array([[1.0, 0.5, 0.0], [1.0, 0.25, 0.25]])).clipped(0, 1)
+    expected = arm_estimate(np.array([[1.0, 0.5, 0.0], [1.0, 0.25, 0.25]]), limits=SHARE)
     assert row.results[pass_at(1)] == expected
     assert row.results[pass_at(4)].value == pytest.approx(5 / 6)
     assert (row.num_questions, row.num_samples, row.seeds) == (3, 4, (0, 1))
@@ -153,7 +153,7 @@ def test_every_metric_has_an_interval_over_questions_and_seeds(store: Path) -> N
         Metric(Kind.cover_at, 0.5): [[1, 1, 0], [1, 0, 0]],
     }
     for metric, scores in expected.items():
-        estimate = arm_estimate(np.array(scores, dtype=float)).clipped(0, 1)
+        estimate = arm_estimate(np.array(scores, dtype=float), limits=SHARE)
         assert row.results[metric].value == pytest.approx(estimate.value)
         assert (row.results[metric].low, row.results[metric].high) == pytest.approx(
             (estimate.low, estimate.high)
