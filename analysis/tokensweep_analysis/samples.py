@@ -158,9 +158,10 @@ def _read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
 
 
 def _read_table(path: Path, columns: Sequence[str], *, dictionaries: Sequence[str] = ()) -> pa.Table:
-    """Columns of one file in one thread: files are small, and starting threads costs more than it saves."""
+    """Columns of one file in one thread: files are small, and threads cost more than they save."""
     try:
-        with pq.ParquetFile(path, read_dictionary=list(dictionaries)) as file:
+        # Buffering ahead, the default, is for remote files and hands each column to another thread.
+        with pq.ParquetFile(path, read_dictionary=list(dictionaries), pre_buffer=False) as file:
             names = file.schema_arrow.names
             if names != SCHEMA.names:
                 odd = sorted(set(names) ^ set(SCHEMA.names))
