@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,7 @@ def ranking_frame(comparison: Comparison) -> pd.DataFrame:
     """Every result with its interval, rates and costs: a line per setting, benchmark, arm and metric."""
     records = [record for row in comparison.rows for record in _results(row)]
     columns = ("setting", "benchmark", "arm", "metric", "value", *_INTERVAL, *_COUNTS)
-    return pd.DataFrame(records, columns=list(columns))
+    return pd.DataFrame.from_records(records, columns=list(columns))
 
 
 def contrast_frame(comparison: Comparison) -> pd.DataFrame:
@@ -61,30 +62,27 @@ def claim_frame(comparison: Comparison) -> pd.DataFrame:
 
 
 _INTERVAL = ("low", "high", "standard_error", "df", "estimand")
+_with_interval = attrgetter("value", *_INTERVAL)
 _COUNTS = ("runs", "planned", "failed", "questions", "samples", "seeds")
 
 
-def _results(row: Row) -> list[dict[str, Any]]:
-    where = {"setting": row.setting, "benchmark": row.benchmark, "arm": row.arm}
-    counts = {
-        "runs": len(row.seeds),
-        "planned": row.num_planned,
-        "failed": row.num_failed,
-        "questions": row.num_questions,
-        "samples": row.num_samples,
-        "seeds": " ".join(map(str, row.seeds)),
-    }
-    lines = [
-        {**where, "metric": metric.key, "value": each.value, **_interval(each), **counts}
-        for metric, each in row.results.items()
-    ]
+def _results(row: Row) -> list[tuple[Any, ...]]:
+    where = (row.setting, row.benchmark, row.arm)
+    counts = (
+        len(row.seeds),
+        row.num_planned,
+        row.num_failed,
+        row.num_questions,
+        row.num_samples,
+        " ".join(map(str, row.seeds)),
+    )
+    lines = [(*where, metric.key, *_with_interval(each), *counts) for metric, each in row.results.items()]
     others = [(name, getattr(row, name)) for name in (*RATES, *COSTS)]
     if row.answer_space:
         ks = sorted({int(metric.at) for metric in row.asked if metric.kind is Kind.pass_at})
         others += [(f"guess_floor_at_{k}", guess_floor(row.answer_space, k)) for k in ks]
-    lines += [
-        {**where, "metric": name, "value": value, **counts} for name, value in others if value is not None
-    ]
+    unknown = (None,) * len(_INTERVAL)
+    lines += [(*where, name, value, *unknown, *counts) for name, value in others if value is not None]
     return lines
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from tokensweep.files import replacing, write_text
 from tokensweep_analysis.frames import claim_frame, contrast_frame, ranking_frame
 from tokensweep_analysis.layout import Column, FittedTable
-from tokensweep_analysis.sections import column, sections_of, shared_facts
+from tokensweep_analysis.sections import Section, column, sections_of, shared_facts
 from tokensweep_analysis.tables import Comparison, Trouble
 from tokensweep_analysis.verdict_tables import HOW_TO_READ, reasons, verdict_columns
 
@@ -38,7 +38,8 @@ def write_report(comparison: Comparison, folder: Path) -> ReportFiles:
     Raises OSError naming the file that cannot be written.
     """
     text = folder / "report.md"
-    write_text(text, to_markdown(comparison))
+    sections = list(sections_of(comparison))
+    write_text(text, _markdown_report(comparison, sections))
     frames = {
         folder / "ranking.csv": ranking_frame(comparison),
         folder / "contrasts.csv": contrast_frame(comparison),
@@ -46,7 +47,9 @@ def write_report(comparison: Comparison, folder: Path) -> ReportFiles:
     }
     for path, frame in frames.items():
         _write_csv(path, frame)
-    return ReportFiles(markdown=text, tables=tuple(frames), renderables=tuple(render(comparison)))
+    return ReportFiles(
+        markdown=text, tables=tuple(frames), renderables=tuple(_rendered(comparison, sections))
+    )
 
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:
@@ -56,7 +59,10 @@ def _write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 def render(comparison: Comparison) -> list[RenderableType]:
     """Tables per setting and benchmark, what they mean, what is missing, and what became of the claims."""
-    sections = list(sections_of(comparison))
+    return _rendered(comparison, list(sections_of(comparison)))
+
+
+def _rendered(comparison: Comparison, sections: Sequence[Section]) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for section in sections:
         own = [_prose(section.own_facts(sections)), ""] if section.own_facts(sections) else []
@@ -80,7 +86,10 @@ def render(comparison: Comparison) -> list[RenderableType]:
 
 def to_markdown(comparison: Comparison) -> str:
     """The report as GitHub-flavoured Markdown."""
-    sections = list(sections_of(comparison))
+    return _markdown_report(comparison, list(sections_of(comparison)))
+
+
+def _markdown_report(comparison: Comparison, sections: Sequence[Section]) -> str:
     lines = [f"# {comparison.name}", ""]
     facts = [("Question", comparison.question), ("Paper", comparison.paper)]
     lines += [line for name, text in facts if text for line in (f"{name}: {text}", "")]

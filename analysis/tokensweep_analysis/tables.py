@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class Comparison:
     contrasts: tuple[Contrast, ...] = ()
     judgements: tuple[Judgement, ...] = ()
 
-    @property
+    @cached_property
     def metrics(self) -> tuple[Metric, ...]:
         """Every metric that was asked for, kinds together, k and tau rising."""
         known = {metric for row in self.rows for metric in row.asked}
