@@ -126,8 +126,11 @@ def to_svg(figure: Figure, *, label: str, prefix: str) -> Html:
 
 def _drawn(figure: Figure, prefix: str) -> tuple[str, Html]:
     """The view box of the figure's SVG and what is inside it, cleaned."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     out = StringIO()
-    figure.savefig(out, format="svg", metadata=_METADATA)
+    # savefig draws twice, once for the layout alone. Matplotlib has no types for its backends.
+    FigureCanvasSVG(figure).print_svg(out, metadata=_METADATA)  # type: ignore[no-untyped-call]
     drawn = out.getvalue()
     box = re.search(r'viewBox="([^"]+)"', drawn)
     assert box, "matplotlib writes a viewBox"
