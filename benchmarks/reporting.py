@@ -15,6 +15,7 @@ from benchmarks.finished import NAME, write_sweep
 from benchmarks.frame import Benchmark, Case, Goal, Measured, measured
 from tokensweep_analysis.loading import load_runs
 from tokensweep_analysis.metrics import Kind, metrics_of
+from tokensweep_analysis.page.document import write_page
 from tokensweep_analysis.report import write_report
 from tokensweep_analysis.tables import compare
 
@@ -47,7 +48,7 @@ def measure(
             PANDAS: lambda: [_mean_accuracy(folder) for folder in folders],
             SCORES: lambda: _scores(folders),
             CURVES: lambda: _scores(folders, every_k=samples),
-            REPORT: lambda: write_report(compare(store, NAME), store / "sweeps" / NAME),
+            REPORT: lambda: _report(store),
         }
         return with_helpers(works[variant])
 
@@ -62,6 +63,13 @@ def with_helpers(work: Callable[[], object]) -> Measured:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return replace(own, cpu_s=own.cpu_s + cpu_s, peak_mb=own.peak_mb + after.ru_maxrss / _KIBIBYTES_PER_MB)
+
+
+def _report(store: Path) -> None:
+    """What ``tokensweep report`` does before it turns to MLflow."""
+    comparison, folder = compare(store, NAME), store / "sweeps" / NAME / "report"
+    write_report(comparison, folder)
+    write_page(comparison, store, folder)
 
 
 def _mean_accuracy(run_dir: Path) -> list[Any]:
@@ -109,10 +117,11 @@ BENCHMARK = Benchmark(
         "Finished runs of five seeds per arm, each evaluated on several benchmarks; integer answers, wrong "
         "votes spread as Zipf's law has it, maj@k at k = 8 and n. *runs and scores* reads ledgers, training "
         "metrics and samples and gives every number that MLflow gets; the next one adds pass@k and pass^k of "
-        "every question for every k up to n; *report* is what `tokensweep report` does, tables and files. "
-        "*pandas* only reads two columns and takes the share of correct samples per question. Files were "
-        "just written, so reading them is not from disk; nothing is kept between rounds. CPU seconds and "
-        "memory include the helper process that loading starts, with what it imports."
+        "every question for every k up to n; *report* is what `tokensweep report` does before it turns to "
+        "MLflow: tables, files and the page. *pandas* only reads two columns and takes the share of correct "
+        "samples per question. Files were just written, so reading them is not from disk; nothing is kept "
+        "between rounds. CPU seconds and memory include the helper process that loading starts, with what it "
+        "imports."
     ),
     cases=(_case(1000, benchmarks=5, questions=30, samples=64, rounds=1),),
     small=(_case(10, benchmarks=2, questions=4, samples=8, rounds=1),),
