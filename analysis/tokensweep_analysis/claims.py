@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from tokensweep_analysis.metrics import Kind, Metric
+from tokensweep_analysis.metrics import AVERAGE, Kind, Metric
 
 if TYPE_CHECKING:
     from tokensweep_analysis.intervals import Estimate
@@ -72,7 +72,7 @@ class Claim:
         """Benchmark and metric: ``pooled/avg``, ``aime24/pass_at_256``."""
         if self.metric is None:
             return ""
-        return f"{self.benchmark}/{'avg' if self.metric == Metric(Kind.pass_at, 1) else self.metric.key}"
+        return f"{self.benchmark}/{'avg' if self.metric == AVERAGE else self.metric.key}"
 
     @property
     def smallest_effect(self) -> float:
@@ -101,6 +101,11 @@ class Judgement:
     smallest_effect: float | None = None  # delta0: the smallest difference worth having
     p_above_0: float | None = None  # posterior under a sceptical prior
     p_above_smallest: float | None = None
+
+
+def arms_named(entries: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The arms in the contrasts of claims: a scale may leave some out that the file has been checked for."""
+    return {side.strip() for entry in entries for side in str(entry.get("contrast", "")).split(" - ")}
 
 
 def parse_claims(
@@ -194,7 +199,7 @@ def parse_measure(given: Any) -> tuple[str, Metric]:
 
 def _metric(name: str) -> Metric:
     if name == "avg":
-        return Metric(Kind.pass_at, 1)
+        return AVERAGE
     prefix, _, number = name.rpartition("_")
     kind = Kind[prefix] if prefix in Kind.__members__ else None
     at = float(number)

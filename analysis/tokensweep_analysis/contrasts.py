@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tokensweep_analysis.arms import Arm, pair_mismatch
-from tokensweep_analysis.claims import POOLED
 from tokensweep_analysis.intervals import DIFFERENCE, Estimate, difference_estimates
 from tokensweep_analysis.metrics import Metric
 from tokensweep_analysis.multiplicity import holm
-
-__all__ = ["POOLED", "Contrast", "adjusted", "contrasts_of", "differences"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +16,7 @@ class Contrast:
     """An arm minus another on the same questions; shares, so 0.01 is one point."""
 
     setting: str
-    benchmark: str  # or POOLED
+    benchmark: str  # or claims.POOLED
     arm: str
     baseline: str
     metric: Metric

@@ -71,6 +71,9 @@ class Metric:
         return float(np.concatenate([self.each(VoteTable.of(group)) for group in groups.values()]).mean())
 
 
+AVERAGE = Metric(Kind.pass_at, 1)  # avg@n: the share of correct samples
+
+
 def scores_of(metrics: Sequence[Metric], table: VoteTable) -> NDArray[np.float64]:
     """The numbers of all questions, [Q, M]. Raises ValueError for a k above their samples."""
     scores = by_count(tuple(metrics), table.num_samples)[table.num_correct]

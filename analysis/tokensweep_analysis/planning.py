@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tokensweep_analysis.arms import Arm, Cell
 from tokensweep_analysis.claims import POOLED, Claim
-from tokensweep_analysis.metrics import Kind, Metric
+from tokensweep_analysis.metrics import AVERAGE, Kind
 from tokensweep_analysis.power import (
     CENTRAL,
     OPTIMISTIC,
@@ -25,8 +25,6 @@ from tokensweep_analysis.verdicts import (
     another_subject,
     families,
 )
-
-AVERAGE = Metric(Kind.pass_at, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +99,7 @@ def _obstacle(claim: Claim, setting: str, planned: Planned) -> str:
     if missing:
         return f"not run: no {' and no '.join(missing)} in this plan"
     sides = [planned[setting, arm] for arm in (claim.left, claim.right)]
-    models, data = (
-        frozenset().union(*sets) for sets in zip(*((s.models, s.data) for s in sides), strict=True)
-    )
+    models, data = sides[0].models | sides[1].models, sides[0].data | sides[1].data
     if other := another_subject(claim, models=models, data=data):
         return f"not comparable: {other}"
     if claim.benchmark != POOLED and any(claim.benchmark not in side.questions for side in sides):

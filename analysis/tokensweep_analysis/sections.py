@@ -9,13 +9,12 @@ from itertools import groupby
 from tokensweep_analysis.claims import POOLED
 from tokensweep_analysis.intervals import NO_SPREAD, Estimate
 from tokensweep_analysis.layout import Cell, Column
-from tokensweep_analysis.metrics import Kind, Metric
+from tokensweep_analysis.metrics import AVERAGE, Kind, Metric
 from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.tables import Comparison, Row
 
 NOTHING = "-"
 _NO_INTERVAL = "[none]"
-_MEAN = Metric(Kind.pass_at, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,8 @@ class Section:
 
     def own_facts(self, sections: Sequence[Section]) -> list[str]:
         """Those that do not hold for all of ``sections``."""
-        return [fact for fact in self.facts if fact not in shared_facts(sections)]
+        shared = shared_facts(sections)
+        return [fact for fact in self.facts if fact not in shared]
 
 
 def shared_facts(sections: Sequence[Section]) -> list[str]:
@@ -47,6 +47,7 @@ def shared_facts(sections: Sequence[Section]) -> list[str]:
 
 
 def sections_of(comparison: Comparison, *, compact: bool = False) -> Iterator[Section]:
+    """The sections of a comparison; ``compact`` leaves out reliability and all but the first contrast."""
     for (setting, benchmark), group in groupby(comparison.rows, key=lambda row: (row.setting, row.benchmark)):
         rows = list(group)
         known = [each for each in comparison.metrics if any(each in row.results for row in rows)]
@@ -234,9 +235,9 @@ def _missing(columns: Iterable[Column]) -> Iterator[str]:
 
 def _explained(shown: Sequence[Metric]) -> Iterator[str]:
     """One sentence on what each kind of metric is."""
-    if _MEAN in shown:
-        yield f"{_MEAN} is the share of right samples."
-    for kind, metric in {metric.kind: metric for metric in shown if metric != _MEAN}.items():
+    if AVERAGE in shown:
+        yield f"{AVERAGE} is the share of right samples."
+    for kind, metric in {metric.kind: metric for metric in shown if metric != AVERAGE}.items():
         yield {
             Kind.pass_at: f"{metric} is the chance that at least one of {metric.at:g} samples is right.",
             Kind.maj_at: f"{metric} is the chance that the most frequent answer of {metric.at:g} samples is "

@@ -14,7 +14,7 @@ from tokensweep.identity import read_json
 from tokensweep.ledger import Status
 from tokensweep_analysis.arms import Arm, Cell, dense, gather, pair_mismatch
 from tokensweep_analysis.bands import arm_band
-from tokensweep_analysis.claims import POOLED, Judgement, parse_claims
+from tokensweep_analysis.claims import POOLED, Judgement, arms_named, parse_claims
 from tokensweep_analysis.contrasts import Contrast, adjusted, contrasts_of, differences
 from tokensweep_analysis.intervals import NO_SPREAD, SHARE, Estimate, Scores, arm_estimates
 from tokensweep_analysis.loading import load_runs
@@ -46,9 +46,8 @@ class Row:
     num_samples: int = 0  # per question, the fewest of any run
     answer_space: int | None = None  # answers that a blind guesser chooses from
     asked: tuple[Metric, ...] = ()  # the metrics to show
-    results: Mapping[Metric, Estimate] = field(
-        default_factory=dict
-    )  # means over questions and runs; all pass@k
+    # means over questions and runs, with every k of pass@k
+    results: Mapping[Metric, Estimate] = field(default_factory=dict)
     differences: Mapping[Metric, Estimate] = field(default_factory=dict)  # this arm minus the baseline
     remark: str = ""  # on the runs; what is missing in a single estimate stands in that
     caution: str = ""  # whether the model may have seen the problems before
@@ -123,8 +122,7 @@ def compare(
     runs = load_runs([store / "runs" / entry["run_id"] for entry in entries], progress=progress)
     baseline = sweep.get("baseline")
     cells = gather(entries, runs)
-    several = {setting for setting, _, benchmark in cells if _has_pool(cells, setting)}
-    shown = {cell: arm for cell, arm in cells.items() if cell[2] != POOLED or cell[0] in several}
+    shown = {cell: arm for cell, arm in cells.items() if cell[2] != POOLED or len(arm.benchmarks) > 1}
     rows, contrasts = [], []
     for cell, own in shown.items():
         setting, arm, benchmark = cell
@@ -134,7 +132,9 @@ def compare(
         contrasts += contrasts_of(
             setting=setting, benchmark=benchmark, arm=arm, baseline=str(baseline), estimates=row.differences
         )
-    claims = parse_claims(sweep.get("claims", []), arms=_arms_of(sweep), where=f"claims of {name}")
+    claimed = sweep.get("claims", [])
+    arms = {entry["arm"] for entry in entries} | arms_named(claimed)
+    claims = parse_claims(claimed, arms=arms, where=f"claims of {name}")
     return Comparison(
         name=name,
         scale=sweep.get("scale", ""),
@@ -149,19 +149,6 @@ def compare(
         contrasts=tuple(adjusted(contrasts)),
         judgements=judge(claims, cells),
     )
-
-
-def _has_pool(cells: Mapping[Cell, Arm], setting: str) -> bool:
-    """Whether a setting has several benchmarks: the mean over one says nothing new."""
-    return len({benchmark for place, _, benchmark in cells if place == setting}) > 2
-
-
-def _arms_of(sweep: Mapping[str, Any]) -> set[str]:
-    """Arms that claims may name: also those that this scale leaves out, which the file was checked for."""
-    sides = [
-        side for claim in sweep.get("claims", []) for side in str(claim.get("contrast", "")).split(" - ")
-    ]
-    return {entry["arm"] for entry in sweep["runs"]} | set(sides)
 
 
 def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confidence: float) -> Row:

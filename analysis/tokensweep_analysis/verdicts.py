@@ -17,7 +17,7 @@ from tokensweep_analysis.arms import Arm, Cell, pair_mismatch
 from tokensweep_analysis.claims import Claim, ClaimKind, Judgement, Verdict
 from tokensweep_analysis.contrasts import differences
 from tokensweep_analysis.decisions import posterior, tost_p
-from tokensweep_analysis.intervals import Estimate
+from tokensweep_analysis.intervals import TWO_CHECKPOINTS, Estimate
 from tokensweep_analysis.metrics import Kind
 from tokensweep_analysis.multiplicity import holm, holm_confidences
 
@@ -50,9 +50,8 @@ class Rule:
     refuted: Callable[[Bounds, float], bool]
     p_reproduced: Callable[[Estimate, float], float]  # estimate, effect
     p_refuted: Callable[[Estimate, float], float]
-    is_two_sided: (
-        bool  # reproduced is read off the 95 % interval and refuted off the 90 %; otherwise the reverse
-    )
+    # Reproduced is read off the 95 % interval and refuted off the 90 %; otherwise the reverse.
+    is_two_sided: bool
     words: str
 
 
@@ -109,7 +108,8 @@ def judge(claims: Sequence[Claim], cells: Mapping[Cell, Arm]) -> tuple[Judgement
                 judged[claim.id, setting] = _all_of(claim, setting, parts)
     for claim in claims:
         if claim.setting and claim.setting not in settings:
-            judged[claim.id, claim.setting] = _without(claim, claim.setting, _Obstacle(Verdict.not_run, ""))
+            absent = _Obstacle(Verdict.not_run, f"this sweep has no setting {claim.setting}")
+            judged[claim.id, claim.setting] = _without(claim, claim.setting, absent)
     order = {claim.id: place for place, claim in enumerate(claims)}
     return tuple(sorted(judged.values(), key=lambda each: order[each.claim.id]))
 
@@ -223,9 +223,7 @@ def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
     """What forbids a verdict though there is a difference; empty when nothing does."""
     seeds = min(len(left.seeds), len(right.seeds))
     if seeds < LEAST_SEEDS:
-        one = (
-            "one training run per arm: the claim is about two checkpoints" if seeds == 1 else f"{seeds} seeds"
-        )
+        one = TWO_CHECKPOINTS if seeds == 1 else f"{seeds} seeds"
         return f"{one}; a claim about a method needs {LEAST_SEEDS}"
     if left.num_questions < LEAST_QUESTIONS:
         return f"{left.num_questions} questions, a verdict needs {LEAST_QUESTIONS}"
@@ -335,7 +333,7 @@ def _without(claim: Claim, setting: str, obstacle: _Obstacle, estimate: Estimate
         claim=claim,
         setting=setting,
         verdict=obstacle.verdict,
-        reason=obstacle.reason or f"this sweep has no setting {setting}",
+        reason=obstacle.reason,
         estimate=estimate,
         p_value=estimate.p_value() if estimate else None,
         detectable=estimate.detectable() if estimate else None,

@@ -26,11 +26,11 @@ from tokensweep.mlflow_runs import (
     upload,
 )
 from tokensweep.redact import redact
+from tokensweep_analysis.claims import POOLED
 
 RANKING = "ranking.csv"
 CONTRASTS = "contrasts.csv"
 CLAIMS = "claims.csv"
-_POOLED = "pooled"
 _MEAN_COLUMNS = (
     *("setting", "arm", "benchmark", "metric"),
     *("value", "low", "high", "runs", "planned", "estimand"),
@@ -161,7 +161,7 @@ def _with_pooled(rows: Sequence[dict[str, str]]) -> Iterator[dict[str, str]]:
     for row in rows:
         yield row
         if len(benchmarks[row["setting"]]) == 1:
-            yield {**row, "benchmark": _POOLED}
+            yield {**row, "benchmark": POOLED}
 
 
 def _key(prefix: str, setting: str, arm: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,17 +48,17 @@ def sync_questions(client: Client, run: Any, run_dir: Path, scored: Mapping[str,
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FILE
-        path.write_text(json.dumps(question_table(folders)), encoding="utf-8")
+        path.write_text(json.dumps(question_table(scored.values())), encoding="utf-8")
         upload(client, run, [path], tag=_DIGEST_TAG)
     listed = json.dumps([{"path": FILE, "type": "table"}])
     log(client, run, tags={LIST_TAG: listed, _SOURCE_TAG: source})
 
 
-def question_table(folders: Mapping[Path, Scored]) -> dict[str, list[Any]]:
+def question_table(evaluations: Iterable[Scored]) -> dict[str, list[Any]]:
     """Columns and rows, a row per benchmark and question; shares are between 0 and 1, lengths in tokens."""
     rows: dict[str, list[Any]] = {}
-    for folder, scored in folders.items():
-        rows |= _rows(folder, scored)
+    for scored in evaluations:
+        rows |= _rows(scored)
     return {"columns": list(COLUMNS), "data": [rows[question] for question in sorted(rows, key=_natural)]}
 
 
@@ -75,26 +75,26 @@ def _content(folder: Path, scored: Scored) -> list[str]:
     return [folder.name, str(scored.num_samples), *files]
 
 
-def _rows(folder: Path, scored: Scored) -> dict[str, list[Any]]:
-    from tokensweep_analysis.majority import maj_at_k
-    from tokensweep_analysis.samples import read_samples
-
-    frame = read_samples([folder], text=False)
-    frame = frame[frame["sample_idx"] < scored.num_samples]
-    truncated = (frame["finish_reason"] == "length").groupby(frame["question_id"]).mean()
-    length = frame["n_output_tokens"].groupby(frame["question_id"]).mean()
-    rows = {}
-    for question, votes in zip(scored.questions, scored.votes, strict=True):
-        name = f"{scored.suite}/{question}"
-        rows[name] = [
+def _rows(scored: Scored) -> dict[str, list[Any]]:
+    columns = zip(
+        scored.questions,
+        scored.num_correct.tolist(),
+        scored.majority_at(scored.num_samples).tolist(),
+        scored.truncated_by_question.tolist(),
+        scored.length_by_question.tolist(),
+        strict=True,
+    )
+    return {
+        (name := f"{scored.suite}/{question}"): [
             name,
-            round(votes.num_correct / votes.num_samples, _DIGITS),
-            votes.num_correct,
-            votes.num_samples,
-            round(maj_at_k(votes, votes.num_samples), _DIGITS),
-            round(float(truncated[question]), _DIGITS),
-            round(float(length[question]), 1),
+            round(correct / scored.num_samples, _DIGITS),
+            correct,
+            scored.num_samples,
+            round(majority, _DIGITS),
+            round(truncated, _DIGITS),
+            round(length, 1),
             scored.suite,
             question,
         ]
-    return rows
+        for question, correct, majority, truncated, length in columns
+    }

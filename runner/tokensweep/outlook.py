@@ -11,7 +11,7 @@ from rich.text import Text
 from tokensweep.identity import digest, read_json
 from tokensweep.plan import Plan, PlannedRun
 from tokensweep.registry import build
-from tokensweep_analysis.claims import parse_claims
+from tokensweep_analysis.claims import arms_named, parse_claims
 
 if TYPE_CHECKING:
     from tokensweep_analysis.arms import Arm
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
 def show_outlook(plan: Plan, console: Console) -> None:
     """Per claim the smallest difference that the plan detects, and what to add where that is too coarse."""
-    arms = {entry["arm"] for entry in plan.entries}
-    named = {side for claim in plan.sweep.claims for side in str(claim.get("contrast", "")).split(" - ")}
-    claims = parse_claims(plan.sweep.claims, arms=arms | named)
+    arms = {entry["arm"] for entry in plan.entries} | arms_named(plan.sweep.claims)
+    claims = parse_claims(plan.sweep.claims, arms=arms)
     if not claims:
         return
     from tokensweep_analysis.planning import prospects

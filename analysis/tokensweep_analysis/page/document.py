@@ -15,14 +15,14 @@ from pathlib import Path
 from tokensweep.files import write_text
 from tokensweep_analysis.claims import POOLED
 from tokensweep_analysis.intervals import Estimand
-from tokensweep_analysis.metrics import Metric
+from tokensweep_analysis.metrics import AVERAGE, Metric
 from tokensweep_analysis.page import plots, tables
 from tokensweep_analysis.page.curves import Curve, read_curves
 from tokensweep_analysis.page.figures import Dot
 from tokensweep_analysis.page.markup import Html, join, tag
 from tokensweep_analysis.page.numbers import percent, span
 from tokensweep_analysis.page.plots import Drawing
-from tokensweep_analysis.page.selection import MEAN, drawn_arms
+from tokensweep_analysis.page.selection import drawn_arms
 from tokensweep_analysis.sections import shown_metrics
 from tokensweep_analysis.tables import Comparison
 from tokensweep_analysis.verdict_tables import HOW_TO_READ
@@ -177,7 +177,7 @@ def _contrasts(drawing: Drawing) -> Html:
     passes = [
         m
         for m in shown_metrics(sorted({c.metric for c in comparison.contrasts}, key=_order))
-        if m.kind is MEAN.kind
+        if m.kind is AVERAGE.kind
     ]
     kept = [c for c in comparison.contrasts if c.metric in passes or c.metric in claimed]
     if len(kept) > _MAX_CONTRASTS:

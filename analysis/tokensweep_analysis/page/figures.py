@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokensweep_analysis.intervals import Estimate
+from tokensweep_analysis.metrics import AVERAGE
 from tokensweep_analysis.page.curves import Curve
 from tokensweep_analysis.page.markup import Html, tag
 from tokensweep_analysis.page.numbers import excludes_zero, written
-from tokensweep_analysis.page.selection import MEAN, Section, marked, pass_curve, spread
+from tokensweep_analysis.page.selection import Section, marked, pass_curve, spread
 from tokensweep_analysis.page.svg import INK, PAGE, Look, panel, to_svg
 from tokensweep_analysis.tables import Row
 
@@ -193,11 +194,11 @@ def mean_dots(section: Section, rows: Sequence[Row]) -> list[Dot]:
             arm=row.arm,
             benchmark=section.benchmark,
             seed=-1,
-            accuracy=row.results[MEAN].value,
+            accuracy=row.results[AVERAGE].value,
             length=row.length_mean,
         )
         for row in rows
-        if MEAN in row.results and row.length_mean is not None
+        if AVERAGE in row.results and row.length_mean is not None
     ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tokensweep_analysis.claims import POOLED
 from tokensweep_analysis.intervals import Estimate
+from tokensweep_analysis.metrics import AVERAGE
 from tokensweep_analysis.page import figures, tables
 from tokensweep_analysis.page.curves import Curve
 from tokensweep_analysis.page.figures import Dot
@@ -16,7 +17,6 @@ from tokensweep_analysis.page.markup import Html, join, tag
 from tokensweep_analysis.page.numbers import percent
 from tokensweep_analysis.page.selection import (
     MAX_PANELS,
-    MEAN,
     Section,
     drawn_arms,
     left_out,
@@ -138,10 +138,10 @@ def _differences(section: Section, drawing: Drawing) -> list[tuple[str, Estimate
     contrasts = {
         each.arm: each.estimate
         for each in drawing.comparison.contrasts
-        if (each.setting, each.benchmark, each.metric) == (section.setting, section.benchmark, MEAN)
+        if (each.setting, each.benchmark, each.metric) == (section.setting, section.benchmark, AVERAGE)
         and each.baseline == drawing.comparison.baseline
     }
-    own = {row.arm: row.differences[MEAN] for row in section.rows if MEAN in row.differences}
+    own = {row.arm: row.differences[AVERAGE] for row in section.rows if AVERAGE in row.differences}
     known = own | contrasts
     return sorted(
         ((arm, known[arm]) for arm in drawing.arms if arm in known), key=lambda pair: -pair[1].value

@@ -8,10 +8,9 @@ from itertools import groupby
 from math import inf
 
 from tokensweep_analysis.claims import POOLED
-from tokensweep_analysis.metrics import Kind, Metric
+from tokensweep_analysis.metrics import AVERAGE, Kind, Metric
 from tokensweep_analysis.tables import Comparison, Row
 
-MEAN = Metric(Kind.pass_at, 1)
 MAX_ARMS = 12  # besides the baseline; more lines than that cannot be told apart
 MAX_PANELS = 12  # of one kind of plot
 
@@ -53,7 +52,7 @@ def sections(comparison: Comparison) -> list[Section]:
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
     """Best mean accuracy first; arms without results last, in their order."""
-    return sorted(rows, key=lambda row: -row.results[MEAN].value if MEAN in row.results else inf)
+    return sorted(rows, key=lambda row: -row.results[AVERAGE].value if AVERAGE in row.results else inf)
 
 
 def drawn_arms(comparison: Comparison) -> tuple[str, ...]:
@@ -80,7 +79,7 @@ def drawn_arms(comparison: Comparison) -> tuple[str, ...]:
 
 def name_of(metric: Metric) -> str:
     """What a reader sees: the mean accuracy is avg@n, at whatever number of samples."""
-    return "avg@n" if metric == MEAN else str(metric)
+    return "avg@n" if metric == AVERAGE else str(metric)
 
 
 def pass_curve(row: Row) -> list[Metric]:

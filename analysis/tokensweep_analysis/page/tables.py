@@ -9,7 +9,7 @@ from math import isnan
 from tokensweep_analysis.claims import Judgement, Verdict
 from tokensweep_analysis.contrasts import Contrast
 from tokensweep_analysis.intervals import Estimate
-from tokensweep_analysis.metrics import Metric
+from tokensweep_analysis.metrics import AVERAGE, Metric
 from tokensweep_analysis.page.curves import Curve
 from tokensweep_analysis.page.markup import Html, join, tag
 from tokensweep_analysis.page.numbers import (
@@ -24,7 +24,6 @@ from tokensweep_analysis.page.numbers import (
     points,
 )
 from tokensweep_analysis.page.selection import (
-    MEAN,
     Section,
     marked,
     name_of,
@@ -185,7 +184,7 @@ def _metric_column(metric: Metric, rows: Sequence[Row]) -> Column:
     return Column(
         name_of(metric),
         [_stacked(row.results.get(metric)) for row in rows],
-        hint="pass@1: the share of right samples" if metric == MEAN else "",
+        hint="pass@1: the share of right samples" if metric == AVERAGE else "",
     )
 
 
