@@ -257,10 +257,11 @@ def assert_nothing_twice(run_dir: Path) -> None:
 
 
 def in_mlflow(sweeping: Sweeping) -> dict[str, str]:
-    """The status of every run in MLflow's database."""
+    """The status of every training run in MLflow's database: no sweep, no summary of an arm."""
     query = (
         "select tags.value, runs.status from runs join tags on tags.run_uuid = runs.run_uuid "
-        "where tags.key = 'tokensweep.run_id' and tags.value not like 'sweep:%'"
+        "where tags.key = 'tokensweep.run_id' and tags.value not like 'sweep:%' "
+        "and tags.value not like 'arm:%'"
     )
     with sqlite3.connect(sweeping.store / "mlflow.db") as database:
         rows = dict(database.execute(query))
