@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokensweep_analysis.majority import VoteTable, normal_answer
-from tokensweep_analysis.samples import GRADES, read_coded
+from tokensweep_analysis.samples import GRADES, read_coded, refuse_repeats
 
 _CONDITIONS = ("benchmark_revision", "decode_hash", "grader")  # must agree between runs that are compared
 _ONE = ("run_id", "benchmark")  # of which a folder holds one
@@ -48,14 +48,20 @@ class Counted:
     distinct_by_question: NDArray[np.int64]  # [Q] samples with a sampling seed of their own
 
 
-def count_samples(folder: Path, num_samples: int) -> Counted:
+def count_samples(folder: Path, num_samples: int, *, num_questions: int | None = None) -> Counted:
     """The first ``num_samples`` samples of every question of an evaluation folder.
 
-    Of a sample that is in several rows the last one of the last file counts. Raises ValueError naming the
-    folder, and the question where it is about one, for missing samples, rows of several runs, unknown grades
-    and files that cannot be read.
+    Of a sample that is in several files the last file counts. ``num_questions`` is how many must be there,
+    None where nobody knows. Raises ValueError naming the folder, and the question where it is about one, for
+    missing questions and samples, a sample twice in one file, rows of several runs, unknown grades and files
+    that cannot be read.
     """
     rows = _Rows.of(read_coded(folder, _COLUMNS), folder, num_samples)
+    if num_questions not in (None, len(rows.questions)):
+        raise ValueError(
+            f"{folder} must hold samples of {num_questions} questions, got {len(rows.questions)}: "
+            "evaluate again"
+        )
     grade = rows.texts("grade")
     if unknown := sorted(set(grade.values) - GRADES):
         raise ValueError(f"{folder}: grade must be one of {sorted(GRADES)}, got {unknown}: grade again")
@@ -127,6 +133,8 @@ class _Rows:
         sample = table["sample_idx"].to_numpy()
         asked = np.flatnonzero((sample >= 0) & (sample < num_samples))
         place = np.full((len(ids), num_samples), -1, dtype=np.intp)
+        if len(asked) > place.size:
+            refuse_repeats(folder)
         place[question[asked], sample[asked]] = asked  # of several rows the last one stays
         missing = (place < 0).sum(axis=1)
         if missing.any():

@@ -175,7 +175,8 @@ def score_run(run_dir: Path, record: RunRecord) -> dict[str, Scored]:
 
 
 def _score(folder: Path, entry: Mapping[str, Any], num_samples: int) -> Scored:
-    counted = count_samples(folder, num_samples)
+    # A run that was planned before their number was written down has the questions that are there.
+    counted = count_samples(folder, num_samples, num_questions=entry.get("num_questions"))
     return Scored(
         suite=entry["suite"],
         conditions=counted.conditions,

@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
     ]
 )
 NULLABLE = frozenset({"arm", "seed", "step", "extracted", "extract_rule", "latency_s"})
+_KEY = ["run_id", "benchmark", "question_id", "sample_idx"]  # of a sample
 _CODED = pa.dictionary(pa.int32(), pa.string())
 GRADES = frozenset({"correct", "wrong", "no_answer", "truncated", "error"})
 
@@ -62,7 +63,7 @@ def read_samples(folders: Iterable[Path], *, text: bool = True) -> pd.DataFrame:
 
     Files of a folder add samples (``samples-000.parquet``, ``samples-001.parquet``, ...); of a sample that is
     in several, the row of the last file counts. Columns are those of ``SCHEMA``. Raises ValueError naming a
-    file that cannot be read or has other columns.
+    file that cannot be read, has other columns, or holds a sample twice.
     """
     frames = [_read_folder(folder, text=text) for folder in folders]
     frames = [frame for frame in frames if len(frame)]
@@ -81,6 +82,12 @@ def read_coded(folder: Path, columns: Sequence[str]) -> pa.Table:
     whole = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
     single = all(column.num_chunks <= 1 for column in whole.columns)
     return whole if single else whole.unify_dictionaries().combine_chunks()
+
+
+def refuse_repeats(folder: Path) -> None:
+    """Raise ValueError for a file that holds a sample twice: nobody knows which of the rows is right."""
+    for path in sample_files(folder):
+        _refuse_repeats(_read_table(path, _KEY).to_pandas(), path)
 
 
 def sample_files(folder: Path) -> list[Path]:
@@ -135,14 +142,24 @@ def _read_folder(folder: Path, *, text: bool) -> pd.DataFrame:
     if not frames:
         return _empty()
     rows = pd.concat(frames, ignore_index=True)
-    key = ["run_id", "benchmark", "question_id", "sample_idx"]
-    return rows.drop_duplicates(key, keep="last", ignore_index=True)
+    return rows.drop_duplicates(_KEY, keep="last", ignore_index=True)
 
 
 def _read(path: Path, *, text: bool) -> pd.DataFrame:
     columns = [name for name in SCHEMA.names if text or name != "text"]
     frame: pd.DataFrame = _read_table(path, columns).to_pandas()
+    _refuse_repeats(frame, path)
     return frame
+
+
+def _refuse_repeats(frame: pd.DataFrame, path: Path) -> None:
+    repeated = frame.duplicated(_KEY)
+    if repeated.any():
+        first = frame.loc[repeated.idxmax()]
+        raise ValueError(
+            f"{path} must hold every sample once, got sample {first['sample_idx']} of "
+            f"{first['question_id']} twice: delete it and evaluate again"
+        )
 
 
 def _read_columns(path: Path, columns: Sequence[str]) -> pa.Table:

@@ -252,6 +252,7 @@ def plan_evals(
                 "source": node,
                 "revision": suite_hash[:12],
                 "step": step,
+                "num_questions": len(source),
                 "num_samples": settings["num_samples"],
                 "k": settings["k"],
                 "tau": settings["tau"],

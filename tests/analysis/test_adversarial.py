@@ -6,8 +6,12 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tokensweep.files import write_json
+from tokensweep.identity import read_json
 from tokensweep_analysis.frames import claim_frame, contrast_frame, ranking_frame
 from tokensweep_analysis.metrics import Kind, Metric
 from tokensweep_analysis.page.document import to_html
@@ -104,6 +108,55 @@ def test_samples_that_were_drawn_twice_are_told(tmp_path: Path, make_run: Make, 
     )
     comparison = _sweep(tmp_path, make_sweep, "all")
     assert all("share a sampling seed" in text for text in _texts(comparison))
+
+
+def test_a_sample_with_two_grades_in_one_file_is_refused_and_named(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    for arm in ("all", "top"):
+        make_run(tmp_path, f"{arm}0", correct=[1, 2, 3])
+    path = next(tmp_path.glob("runs/top0/evals/*/samples-000.parquet"))
+    rows = pq.read_table(path)
+    other = rows.slice(0, 1).to_pylist()[0] | {"grade": "wrong"}
+    pq.write_table(pa.concat_tables([rows, pa.Table.from_pylist([other], schema=rows.schema)]), path)
+    comparison = _sweep(tmp_path, make_sweep, "all", "top")
+    (trouble,) = comparison.troubles
+    assert (trouble.run_id, trouble.state) == ("top0", "unreadable")
+    assert "must hold every sample once, got sample 0 of q0 twice" in trouble.error
+    with pytest.raises(ValueError, match="got sample 0 of q0 twice"):
+        read_samples([path.parent])
+
+
+def test_a_question_that_every_run_lacks_is_missed(tmp_path: Path, make_run: Make, make_sweep: Make) -> None:
+    for arm in ("all", "top"):
+        make_run(tmp_path, f"{arm}0", correct=[1, 2, 3])
+        plan = tmp_path / "runs" / f"{arm}0" / "plan.json"
+        content = read_json(plan)
+        content["evals"][0]["num_questions"] = 4
+        write_json(plan, content)
+    comparison = _sweep(tmp_path, make_sweep, "all", "top")
+    assert all("must hold samples of 4 questions, got 3" in each.error for each in comparison.troubles)
+    assert len(comparison.troubles) == 2
+
+
+@pytest.mark.parametrize("kind", ["model", "data"])
+def test_arms_of_different_models_or_data_are_compared_with_a_warning_and_no_verdict(
+    tmp_path: Path, make_run: Make, make_sweep: Make, kind: str
+) -> None:
+    for arm in ("all", "top"):
+        make_run(tmp_path, f"{arm}0", correct=[1, 2, 3])
+    _sweep(tmp_path, make_sweep, "all", "top")
+    path = tmp_path / "sweeps" / "demo" / "sweep.json"
+    content = read_json(path)
+    for entry in content["runs"]:
+        entry[kind] = {"all": "small", "top": "large"}[entry["arm"]]
+    write_json(path, content)
+    comparison = compare(tmp_path, "demo")
+    different = f"arms were trained with different {kind} large against small"
+    assert comparison.judgements[0].verdict == "not comparable"
+    assert comparison.judgements[0].reason == different
+    assert comparison.contrasts
+    assert all(f"not the method alone: {different}" in text for text in _texts(comparison))
 
 
 def test_one_arm_alone_is_a_ranking_without_contrasts(
