@@ -124,6 +124,22 @@ def pair_mismatch(left: Arm, right: Arm) -> str:
     return next(filter(None, (mismatch((*one, *other)) for one, other in pairs)), "")
 
 
+def other_training(left: Arm, right: Arm) -> str:
+    """In what the training of two arms differs beside the method; empty when in nothing that is known.
+
+    A difference of scores is then not due to the method alone.
+    """
+    pairs = (("model", left.models, right.models), ("data", left.datas, right.datas))
+    odd = [
+        f"{what} {' and '.join(mine)} against {' and '.join(theirs)}"
+        if mine != theirs
+        else f"{what} {' and '.join(mine)} within an arm"
+        for what, mine, theirs in pairs
+        if mine and theirs and len({*mine, *theirs}) > 1
+    ]
+    return f"arms were trained with different {', '.join(odd)}" if odd else ""
+
+
 def mismatch(scored: Sequence[Scored]) -> str:
     """In what evaluations of one benchmark differ that must be alike; empty when they are alike."""
     if not scored:

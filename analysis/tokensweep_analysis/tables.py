@@ -12,7 +12,7 @@ import numpy as np
 
 from tokensweep.identity import read_json
 from tokensweep.ledger import Status
-from tokensweep_analysis.arms import Arm, Cell, dense, gather, pair_mismatch
+from tokensweep_analysis.arms import Arm, Cell, dense, gather, other_training, pair_mismatch
 from tokensweep_analysis.bands import arm_band
 from tokensweep_analysis.claims import POOLED, Judgement, arms_named, parse_claims
 from tokensweep_analysis.contrasts import Contrast, adjusted, contrasts_of, differences
@@ -169,13 +169,14 @@ def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confi
     known: dict[str, Any] = {name: own.mean(name) for name in RATES}
     known |= {name: own.cost(name) for name in COSTS}
     odd = own.odd or (pair_mismatch(own, baseline) if baseline.runs else "")
+    other = other_training(own, baseline) if compared else ""
     return replace(
         row,
         num_questions=own.num_questions,
         num_samples=own.num_samples,
         answer_space=own.evaluations[0].answer_space if len(own.benchmarks) == 1 else None,
         differences=compared,
-        remark=_remark(own, odd, [row.results[each] for each in row.asked] + list(compared.values())),
+        remark=_remark(own, odd, other, [row.results[each] for each in row.asked] + list(compared.values())),
         caution="; ".join(dict.fromkeys(each.caution for each in own.evaluations if each.caution)),
         **known,
     )
@@ -217,9 +218,10 @@ def _by_run(own: Arm, averages: Sequence[Scores]) -> dict[int, tuple[float, floa
     return dict(zip(own.seeds, zip(means.tolist(), lengths.tolist(), strict=True), strict=True))
 
 
-def _remark(own: Arm, odd: str, estimates: Sequence[Estimate]) -> str:
+def _remark(own: Arm, odd: str, other: str, estimates: Sequence[Estimate]) -> str:
     """What a reader of the row must know: what does not fit, ill runs, what intervals lack."""
     parts = [f"not comparable: {odd}"] if odd else []
+    parts += [f"not the method alone: {other}"] if other else []
     parts += [each.remark for each in own.evaluations if each.remark]
     parts += [
         f"seed {seed}: {run.health}" for seed, run in zip(own.seeds, own.runs, strict=True) if run.health

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 
-from tokensweep_analysis.arms import Arm, Cell, pair_mismatch
+from tokensweep_analysis.arms import Arm, Cell, other_training, pair_mismatch
 from tokensweep_analysis.claims import Claim, ClaimKind, Judgement, Verdict
 from tokensweep_analysis.contrasts import differences
 from tokensweep_analysis.decisions import posterior, tost_p
@@ -189,7 +189,7 @@ def _look(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> tuple[_Obsta
         return _Obstacle(Verdict.inconclusive, odd), None
     estimate = differences(left, right, metrics=[claim.metric])[claim.metric]
     models, data = {*left.models, *right.models}, {*left.datas, *right.datas}
-    if other := another_subject(claim, models=models, data=data):
+    if other := another_subject(claim, models=models, data=data) or other_training(left, right):
         return _Obstacle(Verdict.not_comparable, other), estimate
     guard = _guard(claim, left, right, estimate)
     return (_Obstacle(Verdict.inconclusive, guard) if guard else None), estimate
@@ -227,17 +227,31 @@ def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
         return f"{one}; a claim about a method needs {LEAST_SEEDS}"
     if left.num_questions < LEAST_QUESTIONS:
         return f"{left.num_questions} questions, a verdict needs {LEAST_QUESTIONS}"
-    if ill := list(dict.fromkeys(run.health for run in left.runs if run.health)):
-        return f"{claim.left} is not healthy: {ill[0]}"
+    # A collapse of the other side may be what is claimed; two equal arms must both be well.
+    sides = [(claim.left, left), (claim.right, right)]
+    trusted = sides if claim.kind is ClaimKind.equivalence else sides[:1]
+    for name, arm in trusted:
+        if ill := next((run.health for run in arm.runs if run.health), ""):
+            return f"{name} is not healthy: {ill}"
+    if unlike := _measured_unlike(claim, left, right):
+        return unlike
+    if isnan(estimate.standard_error):
+        return "the scores have no spread, so there is no interval"
+    return ""
+
+
+def _measured_unlike(claim: Claim, left: Arm, right: Arm) -> str:
+    """A sentence when an arm whose answers must be readable has too many more that are not."""
     for name, what in (("truncated_fraction", "truncated"), ("no_answer_fraction", "unreadable")):
         mine, theirs = left.mean(name), right.mean(name)
-        if mine is not None and theirs is not None and mine - theirs > MOST_GAP:
+        if mine is None or theirs is None:
+            continue
+        gap = abs(mine - theirs) if claim.kind is ClaimKind.equivalence else mine - theirs
+        if gap > MOST_GAP:
             return (
                 f"{100 * mine:.1f} % of the answers of {claim.left} are {what} and {100 * theirs:.1f} % of "
                 f"those of {claim.right}: they are not measured alike"
             )
-    if isnan(estimate.standard_error):
-        return "the scores have no spread, so there is no interval"
     return ""
 
 

@@ -152,6 +152,31 @@ def test_a_collapsed_winner_does_not_win_but_a_collapsed_loser_may_be_the_claim(
     assert "top is not healthy: not finite in 1 of 30 steps" in after[0].reason
 
 
+def test_equivalence_asks_both_arms_to_be_well_however_it_is_written(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    both = [
+        _claim(id=f"{first}", contrast=f"{first} - {second}", kind="equivalence", margin=0.9)
+        for first, second in (("top", "all"), ("all", "top"))
+    ]
+    before = _sweep(tmp_path, make_run, make_sweep, *both)
+    assert {each.verdict for each in before} == {Verdict.reproduced}
+    spool = tmp_path / "runs" / "top0" / "attempts" / "000" / "metrics.jsonl"
+    spool.write_text(spool.read_text().replace('"reward":0.1,', '"reward":NaN,'))
+    after = compare(tmp_path, "demo").judgements
+    assert {each.verdict for each in after} == {Verdict.inconclusive}
+    assert all("top is not healthy" in each.reason for each in after)
+
+
+def test_equivalence_is_not_read_off_one_truncated_arm(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    same = _claim(contrast="all - top", kind="equivalence", margin=0.9)
+    (judged,) = _sweep(tmp_path, make_run, make_sweep, same, finish_reason="length")
+    assert judged.verdict is Verdict.inconclusive
+    assert "they are not measured alike" in judged.reason
+
+
 def test_a_claim_smaller_than_what_the_runs_detect_gets_no_verdict(
     tmp_path: Path, make_run: Make, make_sweep: Make
 ) -> None:
