@@ -153,9 +153,9 @@ def _read(path: Path, *, text: bool) -> pd.DataFrame:
 
 
 def _refuse_repeats(frame: pd.DataFrame, path: Path) -> None:
-    repeated = frame.duplicated(_KEY)
-    if repeated.any():
-        first = frame.loc[repeated.idxmax()]
+    repeated = frame[frame.duplicated(_KEY)]
+    if len(repeated):
+        first = repeated.iloc[0]
         raise ValueError(
             f"{path} must hold every sample once, got sample {first['sample_idx']} of "
             f"{first['question_id']} twice: delete it and evaluate again"
