@@ -48,7 +48,8 @@ class Prospect:
     claim: Claim
     setting: str
     obstacle: str = ""  # why there will be no verdict whatever comes out
-    advice: Advice | None = None  # smallest detectable differences, now and with more of one thing
+    # Smallest detectable differences, now and with more of one thing; also where seeds are too few.
+    advice: Advice | None = None
     best_case: float | None = None  # with optimistic variances
     worst_case: float | None = None  # with pessimistic variances
     is_measured: bool = False  # variances of finished runs of this sweep, otherwise assumed
@@ -62,6 +63,8 @@ class Prospect:
     @property
     def to_add(self) -> str:
         """What lowers the figure most: seeds, questions or samples; nothing where it is within the size."""
+        if self.obstacle and self.advice:
+            return "seeds"
         if self.advice is None or (self.size is not None and self.advice.detectable <= abs(self.size)):
             return "nothing"
         return self.advice.best
@@ -124,12 +127,18 @@ def _prospect(
     seeds = min(len(side.seeds) for side in sides)
     questions, samples = _sizes(claim, sides)
     base = Prospect(claim=claim, setting=setting, num_claims=num_claims)
-    if seeds < LEAST_SEEDS:
-        return replace(base, obstacle=f"inconclusive: {seeds} seeds, a verdict needs {LEAST_SEEDS}")
     if sum(questions) < LEAST_QUESTIONS:
-        return replace(base, obstacle=f"inconclusive: {sum(questions)} questions, needs {LEAST_QUESTIONS}")
+        needed = f"inconclusive: {sum(questions)} questions, a verdict needs {LEAST_QUESTIONS}"
+        return replace(base, obstacle=needed)
+    if seeds < LEAST_SEEDS:
+        have = "1 seed" if seeds == 1 else f"{seeds} seeds"
+        base = replace(base, obstacle=f"inconclusive: {have}, a verdict needs {LEAST_SEEDS}")
     if claim.metric != AVERAGE:
-        return replace(base, obstacle=f"not planned: no variances are known for {claim.metric}")
+        return (
+            base
+            if base.obstacle
+            else replace(base, obstacle=f"no figure: only averages have one, not {claim.metric}")
+        )
     measured = _measured(claim, setting, finished)
     alpha = (ALPHA if RULES[claim.kind].is_two_sided else 2 * ALPHA) / num_claims
     paired = sorted(sides[0].seeds) == sorted(sides[1].seeds)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from tokensweep.identity import digest, read_json
-from tokensweep.plan import Plan, PlannedRun
-from tokensweep.registry import build
+from tokensweep.identity import read_json
+from tokensweep.plan import Plan
 from tokensweep_analysis.claims import arms_named, parse_claims
 
 if TYPE_CHECKING:
@@ -42,31 +41,19 @@ def planned_arms(plan: Plan) -> Planned:
     from tokensweep_analysis.planning import PlannedArm
 
     runs = {run.run_id: run for run in plan.runs}
-    sizes: dict[str, int] = {}
     cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for entry in plan.entries:
         cells.setdefault((entry["setting"], entry["arm"]), []).append(entry)
     return {
         cell: PlannedArm(
             seeds=tuple(int(entry["seed"]) for entry in own),
-            questions=_questions(runs[own[0]["run_id"]], sizes),
+            questions={each["suite"]: each["num_questions"] for each in runs[own[0]["run_id"]].evals},
             samples={each["suite"]: each["num_samples"] for each in runs[own[0]["run_id"]].evals},
             models=frozenset(entry["model"] for entry in own),
             data=frozenset(entry["data"] for entry in own),
         )
         for cell, own in cells.items()
     }
-
-
-def _questions(run: PlannedRun, sizes: dict[str, int]) -> dict[str, int]:
-    """Questions of every suite; each distinct one is counted once, in ``sizes``."""
-    found = {}
-    for entry in run.evals:
-        key = digest(entry["source"])
-        if key not in sizes:
-            sizes[key] = len(build(entry["source"]))
-        found[entry["suite"]] = sizes[key]
-    return found
 
 
 def _finished(plan: Plan) -> Mapping[Place, Arm]:

@@ -82,20 +82,30 @@ def test_a_margin_is_held_to_a_one_sided_test() -> None:
         ({"contrast": "rest - all"}, {}, "not run: no rest in this plan"),
         ({"metric": "hmmt/avg"}, {}, "not run: no evaluation on hmmt"),
         ({"metric": "aime24/pass_at_64"}, {}, "not run: pass@64 needs 64 samples, planned are 32"),
-        ({"metric": "aime24/pass_at_8"}, {}, "not planned: no variances are known for pass@8"),
+        ({"metric": "aime24/pass_at_8"}, {}, "no figure: only averages have one, not pass@8"),
         (
             {"model": "Qwen3-32B-Base"},
             {},
             "not comparable: model Qwen/Qwen3-8B-Base instead of",
         ),
         ({}, {"seeds": (0, 1)}, "inconclusive: 2 seeds, a verdict needs 3"),
-        ({}, {"questions": {"aime24": 12}}, "inconclusive: 12 questions, needs 20"),
+        ({}, {"seeds": (0,)}, "inconclusive: 1 seed, a verdict needs 3"),
+        ({}, {"questions": {"aime24": 12}}, "inconclusive: 12 questions, a verdict needs 20"),
     ],
 )
 def test_what_cannot_be_decided_is_said_before_anything_runs(
     claim: dict[str, Any], arm: dict[str, Any], obstacle: str
 ) -> None:
     assert _prospect(_claim(**claim), replace(ARM, **arm)).obstacle.startswith(obstacle)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_too_few_seeds_have_figures_that_say_what_more_would_bring(seeds: tuple[int, ...]) -> None:
+    found = _prospect(_claim(claimed=0.2), replace(ARM, seeds=seeds))
+    expected = design_detectable(CENTRAL, questions=30, seeds=len(seeds), samples=32, paired_seeds=True)
+    assert found.advice is not None
+    assert found.advice.detectable == pytest.approx(expected)
+    assert found.to_add == "seeds"
 
 
 def test_variances_of_finished_runs_replace_the_assumed_ones(
