@@ -17,6 +17,8 @@ POOLED = "pooled"  # the benchmark that is the mean over all of a setting, each 
 _KEYS = frozenset(
     {"id", "kind", "contrast", "metric", "source", "margin", "claimed", "setting", "parts", "model", "data"}
 )
+_TEXTS = ("source", "setting", "model", "data")
+_ALL_OF_KEYS = frozenset({"id", "kind", "parts", *_TEXTS})
 _METRICS = "avg, pass_at_K, maj_at_K, pass_hat_K or cover_at_TAU"
 _LEAST_EFFECT = 0.01  # one point: what a change of method should bring at least to be worth its trouble
 
@@ -32,6 +34,7 @@ class ClaimKind(StrEnum):
 
 
 _NEED_MARGIN = frozenset({ClaimKind.non_inferiority, ClaimKind.equivalence, ClaimKind.at_least})
+_WINS = frozenset({ClaimKind.superiority, ClaimKind.at_least})  # left - right is claimed to be positive
 
 
 class Verdict(StrEnum):
@@ -105,16 +108,21 @@ class Judgement:
 
 def arms_named(entries: Sequence[Mapping[str, Any]]) -> set[str]:
     """The arms in the contrasts of claims: a scale may leave some out that the file has been checked for."""
-    return {side.strip() for entry in entries for side in str(entry.get("contrast", "")).split(" - ")}
+    contrasts = [str(entry.get("contrast", "")) for entry in entries if isinstance(entry, Mapping)]
+    return {side.strip() for contrast in contrasts for side in contrast.split(" - ")}
 
 
 def parse_claims(
     entries: Sequence[Mapping[str, Any]], *, arms: Collection[str], where: str = "claims"
 ) -> tuple[Claim, ...]:
     """The claims of a sweep file, checked. Raises ValueError that names ``where``, the claim and its key."""
+    if not isinstance(entries, (list, tuple)):
+        raise ValueError(
+            f"{where} must be a list with a mapping per claim, got {entries!r}: put - before each"
+        )
     claims: list[Claim] = []
     for entry in entries:
-        if not isinstance(entry, Mapping) or not str(entry.get("id", "")):
+        if not isinstance(entry, Mapping) or not _is_text(entry.get("id")):
             raise ValueError(f"{where}: every claim must be a mapping with an id, got {entry!r}")
         place = f"{where}: {entry['id']}"
         try:
@@ -137,12 +145,11 @@ def _parse(entry: Mapping[str, Any], arms: Collection[str]) -> Claim:
     if unknown := sorted(set(map(str, entry)) - _KEYS):
         raise ValueError(f"unknown keys {', '.join(unknown)}: known are {', '.join(sorted(_KEYS))}")
     kind = _kind(entry.get("kind"))
-    texts: dict[str, Any] = {key: str(entry.get(key) or "") for key in ("source", "setting", "model", "data")}
+    texts: dict[str, Any] = {key: _text(entry, key) for key in _TEXTS}
     if kind is ClaimKind.all_of:
-        parts = entry.get("parts")
-        if not isinstance(parts, list) or len(parts) < 2:
-            raise ValueError(f"parts must list the ids of two or more claims, got {parts!r}")
-        return Claim(id=str(entry["id"]), kind=kind, parts=tuple(map(str, parts)), **texts)
+        return Claim(id=str(entry["id"]), kind=kind, parts=_parts(entry), **texts)
+    if "parts" in entry:
+        raise ValueError(f"{kind} has no parts: take them out, or choose kind: {ClaimKind.all_of}")
     left, right = _arms(entry.get("contrast"), arms)
     benchmark, metric = parse_measure(entry.get("metric"))
     margin, claimed = _number(entry, "margin"), _number(entry, "claimed")
@@ -154,6 +161,11 @@ def _parse(entry: Mapping[str, Any], arms: Collection[str]) -> Claim:
         )
     if margin is not None and margin <= 0:
         raise ValueError(f"margin must be positive, got {margin}")
+    if claimed is not None and claimed <= 0 and kind in _WINS:
+        raise ValueError(
+            f"claimed must be the difference left - right that the claim says is positive, got {claimed:g}: "
+            + ("swap the arms" if claimed < 0 else "leave claimed out where no size was printed")
+        )
     return Claim(
         id=str(entry["id"]),
         kind=kind,
@@ -172,6 +184,30 @@ def _kind(given: Any) -> ClaimKind:
         return ClaimKind(given)
     except ValueError:
         raise ValueError(f"kind must be one of {', '.join(ClaimKind)}, got {given!r}") from None
+
+
+def _parts(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ids that a claim consists of: what is said of them stands there."""
+    if odd := [str(key) for key in entry if key not in _ALL_OF_KEYS]:
+        them = "them" if len(odd) > 1 else "it"
+        raise ValueError(f"{ClaimKind.all_of} has no {', '.join(odd)}: take {them} out, its parts say that")
+    parts = entry.get("parts")
+    if not isinstance(parts, list) or len(set(map(str, parts))) < max(2, len(parts)):
+        raise ValueError(f"parts must list the ids of two or more different claims, got {parts!r}")
+    return tuple(map(str, parts))
+
+
+def _text(entry: Mapping[str, Any], key: str) -> str:
+    """What stands under the key; empty where nothing does."""
+    given = entry.get(key)
+    if given is None or given == "" or _is_text(given):
+        return "" if given is None else str(given)
+    raise ValueError(f"{key} must be text, got {given!r}: put it in quotes")
+
+
+def _is_text(given: Any) -> bool:
+    """Whether it is a name, which YAML reads as a number when it has digits only."""
+    return not isinstance(given, bool) and isinstance(given, (str, int, float)) and bool(str(given))
 
 
 def _arms(contrast: Any, arms: Collection[str]) -> tuple[str, str]:
@@ -203,7 +239,7 @@ def _metric(name: str) -> Metric:
     prefix, _, number = name.rpartition("_")
     kind = Kind[prefix] if prefix in Kind.__members__ else None
     at = float(number)
-    if kind is None or (not 0 < at <= 1 if kind is Kind.cover_at else at < 1 or at != int(at)):
+    if kind is None or (not 0 < at <= 1 if kind is Kind.cover_at else at < 1 or not at.is_integer()):
         raise ValueError
     return Metric(kind, at if kind is Kind.cover_at else int(at))
 
