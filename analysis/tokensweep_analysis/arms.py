@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,20 +124,20 @@ def pair_mismatch(left: Arm, right: Arm) -> str:
     return next(filter(None, (mismatch((*one, *other)) for one, other in pairs)), "")
 
 
-def other_training(left: Arm, right: Arm) -> str:
+def other_training(
+    *, models: tuple[Collection[str], Collection[str]], data: tuple[Collection[str], Collection[str]]
+) -> str:
     """In what the training of two arms differs beside the method; empty when in nothing that is known.
 
-    A difference of scores is then not due to the method alone.
+    Each pair is what the left and what the right arm is trained with. A difference of scores is then not due
+    to the method alone.
     """
-    pairs = (("model", left.models, right.models), ("data", left.datas, right.datas))
-    odd = [
-        f"{what} {' and '.join(mine)} against {' and '.join(theirs)}"
-        if mine != theirs
-        else f"{what} {' and '.join(mine)} within an arm"
-        for what, mine, theirs in pairs
-        if mine and theirs and len({*mine, *theirs}) > 1
-    ]
-    return f"arms were trained with different {', '.join(odd)}" if odd else ""
+    odd = []
+    for what, (mine, theirs) in (("model", models), ("data", data)):
+        if mine and theirs and len({*mine, *theirs}) > 1:
+            left, right = (" and ".join(sorted(set(side))) for side in (mine, theirs))
+            odd.append(f"{what} {left} against {right}" if left != right else f"{what} {left} within an arm")
+    return f"different {', '.join(odd)}" if odd else ""
 
 
 def mismatch(scored: Sequence[Scored]) -> str:

@@ -102,7 +102,7 @@ def _obstacle(claim: Claim, setting: str, planned: Planned) -> str:
     if missing:
         return f"not run: no {' and no '.join(missing)} in this plan"
     sides = [planned[setting, arm] for arm in (claim.left, claim.right)]
-    models, data = sides[0].models | sides[1].models, sides[0].data | sides[1].data
+    models, data = (sides[0].models, sides[1].models), (sides[0].data, sides[1].data)
     if other := another_subject(claim, models=models, data=data):
         return f"not comparable: {other}"
     if claim.benchmark != POOLED and any(claim.benchmark not in side.questions for side in sides):
@@ -134,11 +134,8 @@ def _prospect(
         have = "1 seed" if seeds == 1 else f"{seeds} seeds"
         base = replace(base, obstacle=f"inconclusive: {have}, a verdict needs {LEAST_SEEDS}")
     if claim.metric != AVERAGE:
-        return (
-            base
-            if base.obstacle
-            else replace(base, obstacle=f"no figure: only averages have one, not {claim.metric}")
-        )
+        unknown = f"no figure: only averages have one, not {claim.metric}"
+        return replace(base, obstacle=base.obstacle or unknown)
     measured = _measured(claim, setting, finished)
     alpha = (ALPHA if RULES[claim.kind].is_two_sided else 2 * ALPHA) / num_claims
     paired = sorted(sides[0].seeds) == sorted(sides[1].seeds)

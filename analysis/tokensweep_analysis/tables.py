@@ -169,14 +169,19 @@ def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confi
     known: dict[str, Any] = {name: own.mean(name) for name in RATES}
     known |= {name: own.cost(name) for name in COSTS}
     odd = own.odd or (pair_mismatch(own, baseline) if baseline.runs else "")
-    other = other_training(own, baseline) if compared else ""
+    other = other_training(models=(own.models, baseline.models), data=(own.datas, baseline.datas))
     return replace(
         row,
         num_questions=own.num_questions,
         num_samples=own.num_samples,
         answer_space=own.evaluations[0].answer_space if len(own.benchmarks) == 1 else None,
         differences=compared,
-        remark=_remark(own, odd, other, [row.results[each] for each in row.asked] + list(compared.values())),
+        remark=_remark(
+            own,
+            odd,
+            other if compared else "",
+            [row.results[each] for each in row.asked] + list(compared.values()),
+        ),
         caution="; ".join(dict.fromkeys(each.caution for each in own.evaluations if each.caution)),
         **known,
     )
@@ -221,7 +226,7 @@ def _by_run(own: Arm, averages: Sequence[Scores]) -> dict[int, tuple[float, floa
 def _remark(own: Arm, odd: str, other: str, estimates: Sequence[Estimate]) -> str:
     """What a reader of the row must know: what does not fit, ill runs, what intervals lack."""
     parts = [f"not comparable: {odd}"] if odd else []
-    parts += [f"not the method alone: {other}"] if other else []
+    parts += [f"not the method alone: arms are trained with {other}"] if other else []
     parts += [each.remark for each in own.evaluations if each.remark]
     parts += [
         f"seed {seed}: {run.health}" for seed, run in zip(own.seeds, own.runs, strict=True) if run.health

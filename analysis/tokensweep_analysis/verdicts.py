@@ -53,6 +53,9 @@ class Rule:
     # Reproduced is read off the 95 % interval and refuted off the 90 %; otherwise the reverse.
     is_two_sided: bool
     words: str
+    # Whether both arms must be well and readable; otherwise the left one: a collapse of the other may be
+    # what is claimed.
+    is_mutual: bool = False
 
 
 RULES: Mapping[ClaimKind, Rule] = {
@@ -82,6 +85,7 @@ RULES: Mapping[ClaimKind, Rule] = {
         is_two_sided=False,
         words="reproduced if the 90 % interval lies within {effect} of 0, refuted if the 95 % interval lies "
         "outside",
+        is_mutual=True,
     ),
     ClaimKind.at_least: Rule(
         reproduced=lambda ends, margin: ends.low > margin,
@@ -188,8 +192,7 @@ def _look(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> tuple[_Obsta
     if odd := left.odd or right.odd or pair_mismatch(left, right):
         return _Obstacle(Verdict.inconclusive, odd), None
     estimate = differences(left, right, metrics=[claim.metric])[claim.metric]
-    models, data = {*left.models, *right.models}, {*left.datas, *right.datas}
-    if other := another_subject(claim, models=models, data=data) or other_training(left, right):
+    if other := another_subject(claim, models=(left.models, right.models), data=(left.datas, right.datas)):
         return _Obstacle(Verdict.not_comparable, other), estimate
     guard = _guard(claim, left, right, estimate)
     return (_Obstacle(Verdict.inconclusive, guard) if guard else None), estimate
@@ -204,14 +207,24 @@ def _absent(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> str:
     return f"no evaluation on {claim.benchmark}"
 
 
-def another_subject(claim: Claim, *, models: Collection[str], data: Collection[str]) -> str:
-    """In what runs differ from what a claim is about; empty when they do not."""
+def another_subject(
+    claim: Claim,
+    *,
+    models: tuple[Collection[str], Collection[str]],
+    data: tuple[Collection[str], Collection[str]],
+) -> str:
+    """In what runs differ from what a claim is about, or from each other beside the method; empty in nothing.
+
+    Each pair is what the left and what the right arm is trained with.
+    """
     odd = []
-    for what, wanted, got in (("model", claim.model, models), ("data", claim.data, data)):
+    for what, wanted, sides in (("model", claim.model, models), ("data", claim.data, data)):
+        got = {*sides[0], *sides[1]}
         if wanted and {_plain(each) for each in got} != {_plain(wanted)}:
             names = " and ".join(sorted(got)) or "that was not written down"
             odd.append(f"{what} {names} instead of {wanted}")
-    return "; ".join(odd)
+    other = other_training(models=models, data=data)
+    return "; ".join(odd) or (f"arms are trained with {other}" if other else "")
 
 
 def _plain(name: str) -> str:
@@ -227,10 +240,8 @@ def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
         return f"{one}; a claim about a method needs {LEAST_SEEDS}"
     if left.num_questions < LEAST_QUESTIONS:
         return f"{left.num_questions} questions, a verdict needs {LEAST_QUESTIONS}"
-    # A collapse of the other side may be what is claimed; two equal arms must both be well.
     sides = [(claim.left, left), (claim.right, right)]
-    trusted = sides if claim.kind is ClaimKind.equivalence else sides[:1]
-    for name, arm in trusted:
+    for name, arm in sides if RULES[claim.kind].is_mutual else sides[:1]:
         if ill := next((run.health for run in arm.runs if run.health), ""):
             return f"{name} is not healthy: {ill}"
     if unlike := _measured_unlike(claim, left, right):
@@ -246,8 +257,8 @@ def _measured_unlike(claim: Claim, left: Arm, right: Arm) -> str:
         mine, theirs = left.mean(name), right.mean(name)
         if mine is None or theirs is None:
             continue
-        gap = abs(mine - theirs) if claim.kind is ClaimKind.equivalence else mine - theirs
-        if gap > MOST_GAP:
+        gap = mine - theirs
+        if (abs(gap) if RULES[claim.kind].is_mutual else gap) > MOST_GAP:
             return (
                 f"{100 * mine:.1f} % of the answers of {claim.left} are {what} and {100 * theirs:.1f} % of "
                 f"those of {claim.right}: they are not measured alike"

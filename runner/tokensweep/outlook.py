@@ -29,8 +29,8 @@ def show_outlook(plan: Plan, console: Console) -> None:
 
     found = prospects(claims, planned_arms(plan), finished=_finished(plan))
     console.print()
-    if decidable := [each for each in found if each.advice]:
-        console.print(_tabulated(decidable))
+    if with_figures := [each for each in found if each.advice]:
+        console.print(_tabulated(with_figures))
         console.print()
     for line in (*_without_verdict(found), *_explained(found)):
         console.print(line, highlight=False, markup=False)
@@ -69,7 +69,7 @@ def _finished(plan: Plan) -> Mapping[Place, Arm]:
 
 
 def _tabulated(found: list[Prospect]) -> RenderableType:
-    """The claims that can be decided; figures of other claims would be about nothing."""
+    """The claims that have figures."""
     from tokensweep_analysis.layout import Cell, Column, FittedTable
     from tokensweep_analysis.sections import column
 
@@ -123,7 +123,7 @@ def _explained(found: list[Prospect]) -> list[str]:
     measured = all(each.is_measured for each in found if each.advice)
     lines = [
         "Detects is the smallest true difference that is found in 80 of 100 repetitions, at the first step "
-        "of Holm's adjustment over the claims that can be decided. Add is what lowers it "
+        "of Holm's adjustment over the claims that it tests. Add is what lowers it "
         "most, whatever it costs."
     ]
     if measured:

@@ -152,7 +152,7 @@ def test_arms_of_different_models_or_data_are_compared_with_a_warning_and_no_ver
         entry[kind] = {"all": "small", "top": "large"}[entry["arm"]]
     write_json(path, content)
     comparison = compare(tmp_path, "demo")
-    different = f"arms were trained with different {kind} large against small"
+    different = f"arms are trained with different {kind} large against small"
     assert comparison.judgements[0].verdict == "not comparable"
     assert comparison.judgements[0].reason == different
     assert comparison.contrasts

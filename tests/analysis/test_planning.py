@@ -99,6 +99,15 @@ def test_what_cannot_be_decided_is_said_before_anything_runs(
     assert _prospect(_claim(**claim), replace(ARM, **arm)).obstacle.startswith(obstacle)
 
 
+def test_arms_of_other_models_are_said_to_have_no_verdict_before_anything_runs() -> None:
+    other = replace(ARM, models=frozenset({"Qwen/Qwen3-14B-Base"}))
+    (found,) = prospects([_claim()], {("math", "all"): ARM, ("math", "top"): other})
+    assert found.obstacle == (
+        "not comparable: arms are trained with different model Qwen/Qwen3-14B-Base against Qwen/Qwen3-8B-Base"
+    )
+    assert found.advice is None
+
+
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_too_few_seeds_have_figures_that_say_what_more_would_bring(seeds: tuple[int, ...]) -> None:
     found = _prospect(_claim(claimed=0.2), replace(ARM, seeds=seeds))

@@ -81,6 +81,12 @@ def _sweep(
     return compare(store, "demo").judgements
 
 
+def _spoil(store: Path, run_id: str) -> None:
+    """Make a finished run unhealthy."""
+    spool = store / "runs" / run_id / "attempts" / "000" / "metrics.jsonl"
+    spool.write_text(spool.read_text().replace('"reward":0.1,', '"reward":NaN,'))
+
+
 def _claim(**changes: Any) -> dict[str, Any]:
     return {"id": "wins", "kind": "superiority", "contrast": "top - all", "metric": "ops/avg", **changes}
 
@@ -145,8 +151,7 @@ def test_a_collapsed_winner_does_not_win_but_a_collapsed_loser_may_be_the_claim(
     claims = [_claim(), _claim(id="loses", contrast="all - top")]
     before = _sweep(tmp_path, make_run, make_sweep, *claims)
     assert [each.verdict for each in before] == [Verdict.reproduced, Verdict.refuted]
-    spool = tmp_path / "runs" / "top0" / "attempts" / "000" / "metrics.jsonl"
-    spool.write_text(spool.read_text().replace('"reward":0.1,', '"reward":NaN,'))
+    _spoil(tmp_path, "top0")
     after = compare(tmp_path, "demo").judgements
     assert [each.verdict for each in after] == [Verdict.inconclusive, Verdict.refuted]
     assert "top is not healthy: not finite in 1 of 30 steps" in after[0].reason
@@ -161,8 +166,7 @@ def test_equivalence_asks_both_arms_to_be_well_however_it_is_written(
     ]
     before = _sweep(tmp_path, make_run, make_sweep, *both)
     assert {each.verdict for each in before} == {Verdict.reproduced}
-    spool = tmp_path / "runs" / "top0" / "attempts" / "000" / "metrics.jsonl"
-    spool.write_text(spool.read_text().replace('"reward":0.1,', '"reward":NaN,'))
+    _spoil(tmp_path, "top0")
     after = compare(tmp_path, "demo").judgements
     assert {each.verdict for each in after} == {Verdict.inconclusive}
     assert all("top is not healthy" in each.reason for each in after)
