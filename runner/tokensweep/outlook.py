@@ -123,8 +123,9 @@ def _explained(found: list[Prospect]) -> list[str]:
     measured = all(each.is_measured for each in found if each.advice)
     lines = [
         "Detects is the smallest true difference that is found in 80 of 100 repetitions, at the first step "
-        "of Holm's adjustment over the claims that it tests. Add is what lowers it "
-        "most, whatever it costs."
+        "of Holm's adjustment over the claims that it tests. Add is what lowers it most, whatever it costs, "
+        "or what a verdict needs. With one seed per arm the figure is about two checkpoints; with two more "
+        "it is about the method, and may be larger."
     ]
     if measured:
         return [*lines, "Variances are those of the finished runs of this sweep."]

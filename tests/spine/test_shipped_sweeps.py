@@ -75,3 +75,14 @@ def test_a_plan_prints_what_its_claims_can_detect(tmp_path: Path, capsys: pytest
     assert "What the claims can detect, in points" in text
     assert "top_not_worse, bottom_hurts: not comparable: model tiny instead of Qwen3-8B-Base" in text
     assert "Variances are assumed" in text
+
+
+def test_a_plan_of_one_seed_says_what_its_figures_are_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = load_sweep("forking_tokens", scale="tiny", seeds=[1], overrides=[f"store={tmp_path}"])
+    dry_run(sweep, launcher="local")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "What the claims can detect, in points" in text
+    assert "inconclusive: 1 seed, a verdict needs 3" in text
+    assert "With one seed per arm the figure is about two checkpoints" in text
