@@ -149,10 +149,10 @@ def test_k_outside_of_the_samples_is_refused(k: int) -> None:
 @pytest.mark.slow
 def test_a_benchmark_of_500_questions_with_64_samples_takes_seconds() -> None:
     questions = _questions(number=500, samples=64, answers=12, seed=0)
-    start = time.perf_counter()
+    start = time.process_time()
     for k in (8, 64):
         assert 0 < sum(maj_at_k(votes, k) for votes in questions) < 500
-    assert time.perf_counter() - start < 20  # about 1 s on an idle core
+    assert time.process_time() - start < 20  # about 1 s on an idle core
 
 
 def test_correct_samples_are_one_answer_and_wrong_ones_go_by_their_normalised_text(

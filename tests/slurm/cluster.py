@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "devcluster"
-_PATIENCE_S = 60.0
+_PATIENCE_S = 180.0
 _ENDED = re.compile("BOOT_FAIL|CANCELLED|COMPLETED|FAILED|NODE_FAIL|OUT_OF_MEMORY|PREEMPTED|REQUEUED|TIMEOUT")
 
 

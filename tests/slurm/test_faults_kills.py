@@ -33,13 +33,14 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 @pytest.fixture(scope="module", autouse=True)
 def limited(devcluster: Devcluster) -> Iterator[Sweeping]:
-    """Two sweeps whose jobs have a minute; they meet it while the other tests of this file go on."""
+    """Two sweeps whose jobs have two minutes; they meet that while the other tests of this file go on."""
     with tempfile.TemporaryDirectory(prefix="store-") as folder:
         sweeping = Sweeping(Path(folder) / "store", devcluster)
         sweeping.store.mkdir()
         sweeping.close()
-        # SLURM looks at limits every 30 s, so the warning comes 10 to 40 s before the end of the minute.
-        site = sweeping.site("minute", hours=0.02, signal_s=10)
+        # SLURM looks at limits every 30 s, so the warning comes 10 to 40 s before the end; a worker has to
+        # start and get on by then, on a loaded machine too.
+        site = sweeping.site("minutes", hours=2 / 60, signal_s=10)
         sweeping.train("gets_on", "seed=0", UNEVALUATED, site)
         sweeping.train("stuck", "seed=1", UNEVALUATED, f"checkpoint.every={STEPS}", site)
         yield sweeping

@@ -64,7 +64,7 @@ def test_runs_that_fail_in_their_own_ways_leave_the_others_alone_and_can_be_mend
     sweeping: Sweeping,
 ) -> None:
     arms: dict[str, dict[str, Any]] = {fault: {"data.fault": fault} for fault in ("none", "raise", "leave")}
-    arms["hang"] = {"data.fault": "hang", "compute.hang_s": 25}  # longer than a worker takes to start
+    arms["hang"] = {"data.fault": "hang", "compute.hang_s": 60}  # longer than a worker takes to start
     site = sweeping.site("once", restarts=0)
     told = sweeping.sweep("faulty", arms, EVALUATED, site, "wait=true", code=1)
     assert "3 of 4 runs did not finish" in told

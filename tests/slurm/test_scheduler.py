@@ -16,7 +16,7 @@ from tokensweep.cluster.scheduler import Scheduler, SlurmError
 
 pytestmark = pytest.mark.slurm
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 180.0
 _WHOLE = ("--nodes=2", "--gres=gpu:4")  # all GPUs of the cluster
 _TWICE = "echo attempt ${SLURM_RESTART_COUNT:-0}; test -z $SLURM_RESTART_COUNT || exit 0; sleep 100"
 
