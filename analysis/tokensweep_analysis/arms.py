@@ -10,6 +10,7 @@ import numpy as np
 
 from tokensweep.ledger import Status
 from tokensweep_analysis.claims import POOLED
+from tokensweep_analysis.counts import CONDITION_WORDS
 from tokensweep_analysis.intervals import Scores
 from tokensweep_analysis.metrics import Kind, Metric, metrics_of
 from tokensweep_analysis.runs import Run, Scored, scores_of_runs
@@ -149,7 +150,8 @@ def mismatch(scored: Sequence[Scored]) -> str:
         sizes = sorted({len(each.questions) for each in scored})
         odd = [f"questions ({' and '.join(map(str, sizes))} of them)" if len(sizes) > 1 else "questions"]
     else:
-        odd = [name for name in first.conditions if len({each.conditions[name] for each in scored}) > 1]
+        differing = [n for n in first.conditions if len({each.conditions[n] for each in scored}) > 1]
+        odd = [CONDITION_WORDS[name] for name in differing]
     return f"evaluations of {first.suite} differ in {', '.join(odd)}" if odd else ""
 
 

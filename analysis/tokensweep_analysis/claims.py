@@ -95,9 +95,16 @@ class Judgement:
     grade: str = ""  # of a reproduced superiority: size consistent | smaller | larger
     rule: str = ""  # for example "lower end of the 95 % interval above 0"
     reason: str = ""  # a sentence with the figures, or the guard that forced the verdict
-    estimate: Estimate | None = None  # left minus right; its interval is adjusted as the rule says
-    low_90: float | None = None
-    high_90: float | None = None
+    estimate: Estimate | None = None  # left minus right; a decided one has the rule's two-sided interval
+    # The interval that being reproduced is read off, and the one that being refuted is read off, where a rule
+    # decided: 95 % and 90 % or the reverse, widened by Holm; ``level_`` is what they have after it.
+    low_reproduce: float | None = None
+    high_reproduce: float | None = None
+    level_reproduce: float | None = None
+    low_refute: float | None = None
+    high_refute: float | None = None
+    level_refute: float | None = None
+    holm_over: int | None = None  # claims of the family that were tested
     p_value: float | None = None
     p_holm: float | None = None  # over the claims of the family
     detectable: float | None = None

@@ -16,6 +16,12 @@ from tokensweep_analysis.majority import VoteTable, normal_answer
 from tokensweep_analysis.samples import GRADES, read_coded, refuse_repeats
 
 _CONDITIONS = ("benchmark_revision", "decode_hash", "grader")  # must agree between runs that are compared
+CONDITION_WORDS = {  # what a reader is told of them
+    "benchmark_revision": "revision of the benchmark",
+    "decode_hash": "decoding (temperature, top_p, max_tokens, template or engine)",
+    "grader": "grader",
+    "prompts": "prompts",
+}
 _ONE = ("run_id", "benchmark")  # of which a folder holds one
 _COLUMNS = (
     *_ONE,

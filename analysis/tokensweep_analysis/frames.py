@@ -102,6 +102,7 @@ def _of_estimate(name: str) -> Callable[[Judgement], Any]:
     return lambda each: getattr(each.estimate, name) if each.estimate else None
 
 
+_ENDS = ("low", "high", "level")
 _CLAIM: Mapping[str, Callable[[Judgement], Any]] = {
     "id": _of_claim("id"),
     **{name: _of_judgement(name) for name in ("setting", "verdict", "grade")},
@@ -110,7 +111,9 @@ _CLAIM: Mapping[str, Callable[[Judgement], Any]] = {
     "metric": _of_claim("measure"),
     "difference": _of_estimate("value"),
     **{name: _of_estimate(name) for name in ("low", "high")},
-    **{name: _of_judgement(name) for name in ("low_90", "high_90")},
+    "level": _of_estimate("confidence"),
+    **{f"{end}_{role}": _of_judgement(f"{end}_{role}") for role in ("reproduce", "refute") for end in _ENDS},
+    "holm_over": _of_judgement("holm_over"),
     "p": _of_judgement("p_value"),
     **{name: _of_judgement(name) for name in ("p_holm", "detectable")},
     **{name: _of_claim(name) for name in ("claimed", "margin")},

@@ -35,13 +35,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Metric:
-    """A kind with its k, or its tau: ``pass@8``, ``cover@0.9``."""
+    """A kind with its k, or its tau: ``pass@8``, ``cover@0.9``; pass@1 is written ``avg@n``."""
 
     kind: Kind
     at: float
 
     def __str__(self) -> str:
-        return f"{self.kind}{self.at:g}"
+        return _AVERAGE_NAME if self == AVERAGE else f"{self.kind}{self.at:g}"
 
     @property
     def key(self) -> str:
@@ -71,7 +71,8 @@ class Metric:
         return float(np.concatenate([self.each(VoteTable.of(group)) for group in groups.values()]).mean())
 
 
-AVERAGE = Metric(Kind.pass_at, 1)  # avg@n: the share of correct samples
+AVERAGE = Metric(Kind.pass_at, 1)  # the share of correct samples
+_AVERAGE_NAME = "avg@n"  # to people; programs know it by its key, pass_at_1
 
 
 def scores_of(metrics: Sequence[Metric], table: VoteTable) -> NDArray[np.float64]:

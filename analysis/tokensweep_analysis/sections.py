@@ -12,8 +12,9 @@ from tokensweep_analysis.layout import Cell, Column
 from tokensweep_analysis.metrics import AVERAGE, Kind, Metric
 from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.tables import Comparison, Row
+from tokensweep_analysis.wording import NOTHING, detected, percent
 
-NOTHING = "-"
+SHARE_OF_RIGHT = "the share of right samples, which equals pass@1"
 _NO_INTERVAL = "[none]"
 
 
@@ -68,7 +69,7 @@ def sections_of(comparison: Comparison, *, compact: bool = False) -> Iterator[Se
             costs=(arms, *(c for c in costs if any(str(cell) != NOTHING for cell in c.cells))),
             facts=(
                 *_facts(comparison, rows, passes),
-                *(() if compact else _explained(shown)),
+                *_explained([each for each in shown if each == AVERAGE] if compact else shown),
                 *_missing((*results, *reliability)),
             ),
         )
@@ -108,7 +109,7 @@ def _results(
     compact: bool,
 ) -> Iterator[Column]:
     """How many runs count, pass@k, and the differences to the baseline."""
-    interval = (f"[{100 * comparison.confidence:.0f} %]",) if compact else ()
+    interval = (f"[{percent(comparison.confidence)}]",) if compact else ()
     yield Column(Cell(("runs",)), tuple(_runs(row) for row in rows))
     for metric in passes:
         yield _metric_column(metric, rows, *interval)
@@ -157,7 +158,7 @@ def _contrasts(comparison: Comparison, rows: Sequence[Row], metric: Metric) -> t
         column("df", [number(each.estimate.df, "{:.1f}") for each in own]),
         column("p", [p_value(each.p_value) for each in own]),
         column("Holm p", [p_value(each.p_holm) for each in own]),
-        column("detects", [share(each.detectable) for each in own]),
+        column("detects", [detected(each.detectable) for each in own]),
     )
 
 
@@ -171,9 +172,9 @@ def number(value: float | None, form: str) -> str:
     return NOTHING if value is None or value != value else form.format(value)
 
 
-def share(value: float | None) -> str:
+def share(value: float | None, *, sign: str = "") -> str:
     """Points out of 100, or a dash where there is none."""
-    return number(None if value is None else 100 * value, "{:.1f}")
+    return number(None if value is None else 100 * value, f"{{:{sign}.1f}}")
 
 
 _Cost = tuple[str, Callable[[Row], str]]
@@ -202,7 +203,7 @@ def _facts(comparison: Comparison, rows: Sequence[Row], passes: Sequence[Metric]
     estimands = sorted({each.estimand.value for each in estimates})
     several = any(each.num_runs > 1 for each in estimates)
     yield (
-        f"Points out of 100 with {100 * comparison.confidence:.0f} % intervals over "
+        f"Points out of 100 with {percent(comparison.confidence)} intervals over "
         f"{'questions and training seeds' if several else 'questions'}, "
         f"estimand {'; '.join(estimands) or 'none yet'}."
     )
@@ -218,7 +219,8 @@ def _facts(comparison: Comparison, rows: Sequence[Row], passes: Sequence[Metric]
         yield (
             f"Differences are to {comparison.baseline}, paired by question, and by seed where seeds agree; "
             "their intervals are not adjusted for the number of comparisons, Holm p is, over a table's arms. "
-            "Detects is the smallest true difference that such runs find in 80 of 100 repetitions."
+            "Detects is the smallest true difference that such runs find in 80 of 100 repetitions, at the 5 "
+            "% level before any adjustment."
         )
     yield "Tokens and seconds are per run, rates are of the evaluation."
     for caution in dict.fromkeys(row.caution for row in rows if row.caution):
@@ -236,7 +238,7 @@ def _missing(columns: Iterable[Column]) -> Iterator[str]:
 def _explained(shown: Sequence[Metric]) -> Iterator[str]:
     """One sentence on what each kind of metric is."""
     if AVERAGE in shown:
-        yield f"{AVERAGE} is the share of right samples."
+        yield f"{AVERAGE} is {SHARE_OF_RIGHT}."
     for kind, metric in {metric.kind: metric for metric in shown if metric != AVERAGE}.items():
         yield {
             Kind.pass_at: f"{metric} is the chance that at least one of {metric.at:g} samples is right.",

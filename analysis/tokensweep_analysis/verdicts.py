@@ -11,15 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isnan
+from math import isclose, isnan
 
 from tokensweep_analysis.arms import Arm, Cell, other_training, pair_mismatch
 from tokensweep_analysis.claims import Claim, ClaimKind, Judgement, Verdict
 from tokensweep_analysis.contrasts import differences
-from tokensweep_analysis.decisions import posterior, tost_p
+from tokensweep_analysis.decisions import Normal, posterior, tost_p
 from tokensweep_analysis.intervals import TWO_CHECKPOINTS, Estimate
 from tokensweep_analysis.metrics import Kind
 from tokensweep_analysis.multiplicity import holm, holm_confidences
+from tokensweep_analysis.wording import detected, percent
 
 ALPHA = 0.05
 LEAST_SEEDS = 3  # below it a difference between two methods cannot be told from one between two runs
@@ -30,7 +31,7 @@ _SURE, _UNLIKELY = 0.975, 0.05  # what a sceptic must believe to agree
 
 @dataclass(frozen=True)
 class Bounds:
-    """Ends of the adjusted intervals of a difference."""
+    """Ends of the intervals of a difference that the rules call 95 % and 90 %; Holm may widen either."""
 
     low: float
     high: float
@@ -141,6 +142,7 @@ class _Level:
     p_holm: float
     reproduced: float
     refuted: float
+    family: int  # claims that were tested together
 
 
 def _judge_family(claims: Sequence[Claim], setting: str, cells: Mapping[Cell, Arm]) -> list[Judgement]:
@@ -167,7 +169,8 @@ def _levels(tested: Sequence[tuple[Claim, Estimate]]) -> list[_Level]:
     p_values = [RULES[claim.kind].p_reproduced(each, claim.smallest_effect) for claim, each in tested]
     p_refuted = [RULES[claim.kind].p_refuted(each, claim.smallest_effect) for claim, each in tested]
     confidences = (holm_confidences(p_values), holm_confidences(p_refuted))
-    return [_Level(*each) for each in zip(p_values, holm(p_values), *confidences, strict=True)]
+    found = zip(p_values, holm(p_values), *confidences, strict=True)
+    return [_Level(*each, family=len(tested)) for each in found]
 
 
 def _decides(obstacle: _Obstacle | None) -> bool:
@@ -277,8 +280,9 @@ def _decide(
     wide, narrow = level.reproduced, level.refuted
     if not rule.is_two_sided:
         wide, narrow = narrow, wide
-    estimate = estimate.at(wide)
-    ends = Bounds(estimate.low, estimate.high, *estimate.interval(1 - 2 * (1 - narrow)))
+    estimate, one_sided = estimate.at(wide), estimate.at(1 - 2 * (1 - narrow))
+    ends = Bounds(estimate.low, estimate.high, one_sided.low, one_sided.high)
+    reproduce, refute = (estimate, one_sided) if rule.is_two_sided else (one_sided, estimate)
     alpha = (1 - level.reproduced) * (1 if rule.is_two_sided else 2)
     detectable = estimate.detectable(alpha=alpha)
     verdict = Verdict.inconclusive
@@ -295,10 +299,15 @@ def _decide(
         verdict=verdict,
         grade=_grade(claim, estimate) if verdict is Verdict.reproduced else "",
         rule=rule.words.format(effect=_points(effect)),
-        reason=reason or _figures(verdict, ends, effect, belief.above(0), belief.above(effect), claim),
+        reason=reason or f"{_spans(estimate, one_sided, level)}{_sceptic(verdict, effect, belief, claim)}",
         estimate=estimate,
-        low_90=ends.low_90,
-        high_90=ends.high_90,
+        low_reproduce=reproduce.low,
+        high_reproduce=reproduce.high,
+        level_reproduce=reproduce.confidence,
+        low_refute=refute.low,
+        high_refute=refute.high,
+        level_refute=refute.confidence,
+        holm_over=level.family,
         p_value=level.p_value,
         p_holm=level.p_holm,
         detectable=detectable,
@@ -321,7 +330,7 @@ def _too_coarse(claim: Claim, detectable: float) -> str:
     if claim.kind is not ClaimKind.superiority or claim.claimed is None or detectable <= abs(claim.claimed):
         return ""
     return (
-        f"the claim is {100 * claim.claimed:+.1f} points, and these runs detect {100 * detectable:.1f} "
+        f"the claim is {100 * claim.claimed:+.1f} points, and these runs detect {detected(detectable)} "
         "at the least: add seeds or questions"
     )
 
@@ -334,18 +343,27 @@ def _grade(claim: Claim, estimate: Estimate) -> str:
     return "smaller" if estimate.high < claim.claimed else "larger"
 
 
-def _figures(
-    verdict: Verdict, ends: Bounds, effect: float, above_0: float, above_effect: float, claim: Claim
-) -> str:
-    """The ends that decided, and whether a sceptic agrees."""
-    text = f"95 % interval {_span(ends.low, ends.high)}, 90 % {_span(ends.low_90, ends.high_90)}"
+def _spans(two_sided: Estimate, one_sided: Estimate, level: _Level) -> str:
+    """The intervals that decided, each with its level, and which of the rule's it is if Holm widened it."""
+    parts = []
+    for estimate, nominal in ((two_sided, 1 - ALPHA), (one_sided, 1 - 2 * ALPHA)):
+        name = f"{percent(estimate.confidence)} interval"
+        if not isclose(estimate.confidence, nominal):
+            name += f" ({percent(nominal)}, Holm over {level.family})"
+        parts.append(f"{name} {_span(estimate.low, estimate.high)}")
+    return ", ".join(parts)
+
+
+def _sceptic(verdict: Verdict, effect: float, belief: Normal, claim: Claim) -> str:
+    """That a sceptic does not agree yet; empty when one does, and for claims with a margin."""
     if claim.kind is not ClaimKind.superiority:
-        return text
+        return ""
+    above_0, above_effect = belief.above(0), belief.above(effect)
     if verdict is Verdict.reproduced and above_0 < _SURE:
-        return f"{text}; a sceptic is not sure yet, P(difference > 0) = {above_0:.3f}"
+        return f"; a sceptic is not sure yet, P(difference > 0) = {above_0:.3f}"
     if verdict is Verdict.refuted and above_effect > _UNLIKELY:
-        return f"{text}; a sceptic is not sure yet, P(difference > {_points(effect)}) = {above_effect:.3f}"
-    return text
+        return f"; a sceptic is not sure yet, P(difference > {_points(effect)}) = {above_effect:.3f}"
+    return ""
 
 
 def _span(low: float, high: float) -> str:

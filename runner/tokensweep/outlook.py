@@ -11,6 +11,7 @@ from rich.text import Text
 from tokensweep.identity import read_json
 from tokensweep.plan import Plan
 from tokensweep_analysis.claims import arms_named, parse_claims
+from tokensweep_analysis.wording import detected
 
 if TYPE_CHECKING:
     from tokensweep_analysis.arms import Arm
@@ -79,9 +80,9 @@ def _tabulated(found: list[Prospect]) -> RenderableType:
         Column(Cell(("claim",)), tuple(Cell(_named(each, several=several)) for each in found)),
         column("size", [_points(each.size) for each in found]),
         Column(Cell(("detects",)), tuple(_detects(each) for each in found)),
-        Column(Cell(("2 more", "seeds")), tuple(Cell((_points(a.two_more_seeds),)) for a in advice)),
-        Column(Cell(("2 x", "questions")), tuple(Cell((_points(a.twice_the_questions),)) for a in advice)),
-        Column(Cell(("2 x", "samples")), tuple(Cell((_points(a.twice_the_samples),)) for a in advice)),
+        Column(Cell(("2 more", "seeds")), tuple(Cell((detected(a.two_more_seeds),)) for a in advice)),
+        Column(Cell(("2 x", "questions")), tuple(Cell((detected(a.twice_the_questions),)) for a in advice)),
+        Column(Cell(("2 x", "samples")), tuple(Cell((detected(a.twice_the_samples),)) for a in advice)),
         column("add", [each.to_add for each in found]),
     ]
     return Group(Text("What the claims can detect, in points", style="bold"), FittedTable(tuple(columns)))
@@ -106,10 +107,10 @@ def _detects(each: Prospect) -> Cell:
     from tokensweep_analysis.layout import Cell
 
     assert each.advice is not None
-    figure = _points(each.advice.detectable)
+    figure = detected(each.advice.detectable)
     if each.best_case is None:
         return Cell((figure,))
-    return Cell((figure, f"({_points(each.best_case)}, {_points(each.worst_case)})"))
+    return Cell((figure, f"({detected(each.best_case)}, {detected(each.worst_case)})"))
 
 
 def _points(share: float | None) -> str:
@@ -122,10 +123,11 @@ def _explained(found: list[Prospect]) -> list[str]:
         return []
     measured = all(each.is_measured for each in found if each.advice)
     lines = [
-        "Detects is the smallest true difference that is found in 80 of 100 repetitions, at the first step "
-        "of Holm's adjustment over the claims that it tests. Add is what lowers it most, whatever it costs, "
-        "or what a verdict needs. With one seed per arm the figure is about two checkpoints; with two more "
-        "it is about the method, and may be larger."
+        "Detects is the smallest true difference that is found in 80 of 100 repetitions, at the first step, "
+        "the hardest, of Holm's adjustment over the claims that it tests; the report gives it at the step "
+        "that a claim has reached. Add is what lowers it most, whatever it costs, or what a verdict needs. "
+        "With one seed per arm the figure is about two checkpoints; with two more it is about the method, "
+        "and may be larger."
     ]
     if measured:
         return [*lines, "Variances are those of the finished runs of this sweep."]

@@ -16,7 +16,8 @@ CONTRASTS = (
     "estimand remark"
 )
 CLAIMS = (
-    "id setting verdict grade kind contrast metric difference low high low_90 high_90 p p_holm detectable "
+    "id setting verdict grade kind contrast metric difference low high level low_reproduce "
+    "high_reproduce level_reproduce low_refute high_refute level_refute holm_over p p_holm detectable "
     "claimed margin smallest_effect rule reason source own model data"
 )
 

@@ -38,6 +38,7 @@ def test_a_claim_names_its_arms_benchmark_and_metric() -> None:
     ("text", "metric"),
     [
         ("pooled/avg", Metric(Kind.pass_at, 1)),
+        ("pooled/pass_at_1", Metric(Kind.pass_at, 1)),  # another spelling of the same
         ("pooled/maj_at_16", Metric(Kind.maj_at, 16)),
         ("pooled/pass_hat_4", Metric(Kind.pass_hat, 4)),
         ("pooled/cover_at_0.9", Metric(Kind.cover_at, 0.9)),

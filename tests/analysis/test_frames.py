@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -65,6 +66,20 @@ def test_the_claims_have_a_line_per_claim_and_setting(store: Path) -> None:
     assert list(frame["setting"]) == ["ops", "ops"]
     assert list(frame["metric"]) == ["pooled/avg", "pooled/avg"]
     assert list(frame["verdict"]) == ["inconclusive", "not comparable"]
+
+
+def test_an_interval_of_a_claim_stands_beside_its_level_and_is_named_by_its_role(store: Path) -> None:
+    claim = {"id": "wins", "kind": "superiority", "contrast": "top - all", "metric": "pooled/avg"}
+    _claims(store, claim, {**claim, "id": "other", "model": "Qwen3-8B-Base"})
+    frame = claim_frame(compare(store, "demo")).set_index("id")
+    assert not [name for name in frame.columns if "90" in name or "95" in name]
+    wins, other = frame.loc["wins"], frame.loc["other"]
+    assert (wins["level"], wins["level_reproduce"]) == (0.95, 0.95)
+    assert wins["level_refute"] == pytest.approx(0.9)
+    assert (wins["low"], wins["high"]) == (wins["low_reproduce"], wins["high_reproduce"])
+    assert wins["low"] < wins["low_refute"] < wins["high_refute"] < wins["high"]
+    assert (other["level"], wins["holm_over"]) == (0.95, 1)
+    assert math.isnan(float(other["level_reproduce"]))  # no rule has decided
 
 
 def test_a_sweep_without_baseline_and_claims_has_empty_tables_with_their_columns(store: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_table_has_results_with_intervals_and_costs_and_one_line_on_what_the
     _run(done, "demo", "--readme", readme)
     header, _, first, second = [line for line in readme.read_text().splitlines() if line.startswith("|")]
     assert header == (
-        "| arm | runs | pass@1 [95 %] | pass@4 [95 %] | pass@1 vs all [95 %] | tokens kept % | seconds |"
+        "| arm | runs | avg@n [95 %] | pass@4 [95 %] | avg@n vs all [95 %] | tokens kept % | seconds |"
     )
     assert first.startswith("| all | 2/2 | 62.5 [")
     assert second.startswith("| top | 2/2 | 81.2 [")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,10 +15,11 @@ from rich.console import Console
 
 from tokensweep.files import write_json
 from tokensweep.identity import read_json
+from tokensweep_analysis.claims import Claim, ClaimKind, Judgement, Verdict
 from tokensweep_analysis.contrasts import contrasts_of
 from tokensweep_analysis.frames import ranking_frame
 from tokensweep_analysis.intervals import Estimand, Estimate
-from tokensweep_analysis.metrics import Kind, Metric, metrics_of
+from tokensweep_analysis.metrics import AVERAGE, Kind, Metric, metrics_of
 from tokensweep_analysis.report import render, to_compact_markdown, to_markdown, write_report
 from tokensweep_analysis.tables import Comparison, Row, compare
 
@@ -69,7 +72,7 @@ def test_reliability_stands_in_a_table_of_its_own_and_is_explained(store: Path) 
         "pass^4 is the chance that all of 4 samples are right.",
         "cover@tau is the share of questions with at least the share tau of their samples right",
         # Ten digits: 1 - 0.9^4 = 0.3439.
-        "Blind guessing among 10 answers would reach pass@1 10.0 and pass@4 34.4.",
+        "Blind guessing among 10 answers would reach avg@n 10.0 and pass@4 34.4.",
     ):
         assert text.count(fact) == 1
     assert "pass^4" in _printed(store)
@@ -78,8 +81,9 @@ def test_reliability_stands_in_a_table_of_its_own_and_is_explained(store: Path) 
 def test_only_the_smallest_and_the_largest_k_are_shown(store: Path) -> None:
     comparison = compare(store, "demo", ks=[1, 2, 3, 4])
     text = to_markdown(comparison)
-    shown = [name for k in (1, 2, 3, 4) for name in (f"pass@{k}", f"maj@{k}", f"pass^{k}") if name in text]
-    assert shown == ["pass@1", "pass@4", "maj@4", "pass^4"]
+    header = "\n".join(line for line in text.splitlines() if line.startswith("| arm"))
+    names = ["avg@n", *(f"{kind}{k}" for k in (1, 2, 3, 4) for kind in ("pass@", "maj@", "pass^"))]
+    assert [name for name in names if name in header] == ["avg@n", "pass@4", "maj@4", "pass^4"]
     assert "maj_at_2" in set(ranking_frame(comparison)["metric"])
 
 
@@ -222,6 +226,66 @@ def _estimate(value: float, low: float, high: float) -> Estimate:
         num_questions=128,
         confidence=0.95,
     )
+
+
+def _claims_table(*claims: Claim, grade: str = "", width: int = 80) -> str:
+    """What the terminal shows of judgements as wide as they get, from the head of their table to its end."""
+    judgements = tuple(
+        Judgement(
+            claim=claim,
+            setting="",
+            verdict=Verdict.reproduced if grade else Verdict.inconclusive,
+            grade=grade,
+            estimate=_estimate(-0.6442, -0.8041, -0.4846),
+            p_holm=0.0002,
+            detectable=1.31,
+        )
+        for claim in claims
+    )
+    console = Console(width=width, file=StringIO())
+    for part in render(replace(_wide_comparison(), judgements=judgements)):
+        console.print(part)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue().partition("Claims\n")[2].partition(f"{judgements[0].claim.id}:")[0]
+
+
+def _claim(name: str, **changes: Any) -> Claim:
+    sides = {"left": "all", "right": "bottom80", "benchmark": "ops", "metric": AVERAGE}
+    return Claim(id=name, kind=ClaimKind.superiority, **{**sides, **changes})
+
+
+@pytest.mark.parametrize(
+    ("name", "claimed"),
+    # The longest names of the shipped sweeps with a claimed difference and without one.
+    [("kl_cov_beats_clip_higher", 0.018), ("tiny_entropy_adv_beats_grpo", None)],
+)
+def test_the_claims_of_shipped_sweeps_are_one_table_of_80_columns(name: str, claimed: float | None) -> None:
+    text = _claims_table(_claim(name, claimed=claimed), grade="size consistent" if claimed else "")
+    assert text.count("claim ") == 1
+    assert max(map(len, text.splitlines())) <= 80
+    assert name in text
+    assert ("+1.8" in text) is ("claimed" in text) is bool(claimed)
+
+
+def test_a_difference_of_the_claims_table_has_its_level_and_detects_no_more_than_100() -> None:
+    text = _claims_table(_claim("wins"), width=200)
+    assert "-64.4 [-80.4, -48.5] at 95 %" in text
+    assert ">100" in text
+    assert "131" not in text
+
+
+def test_a_reason_keeps_the_names_that_are_in_it() -> None:
+    reason = "model Qwen3-8B instead of Llama"
+    judged = Judgement(claim=_claim("wins"), setting="", verdict=Verdict.not_comparable, reason=reason)
+    assert f"Not comparable: {reason}." in to_markdown(replace(_wide_comparison(), judgements=(judged,)))
+
+
+def test_a_report_says_at_which_level_each_detects_is() -> None:
+    judged = Judgement(claim=_claim("wins"), setting="", verdict=Verdict.inconclusive)
+    text = to_markdown(replace(_wide_comparison(), judgements=(judged,)))
+    assert text.count("at the 5 % level before any adjustment") == 1
+    assert text.count("at the level that Holm left this claim") == 1
+    assert "avg@n is the share of right samples, which equals pass@1." in text
 
 
 def test_scores_without_spread_are_shown_without_an_interval(

@@ -131,7 +131,8 @@ def test_equal_arms_are_neither(tmp_path: Path, make_run: Make, make_sweep: Make
         ({"seeds": (0,)}, "one training run per arm: the claim is about two checkpoints"),
         ({"questions": 19}, "19 questions, a verdict needs 20"),
         ({"grader": "exact 2"}, "evaluations of ops differ in grader"),
-        ({"decode_hash": "hotter"}, "evaluations of ops differ in decode_hash"),
+        ({"decode_hash": "hotter"}, r"evaluations of ops differ in decoding \(temperature, top_p"),
+        ({"benchmark_revision": "rev2"}, "evaluations of ops differ in revision of the benchmark"),
         ({"finish_reason": "length"}, r"100\.0 % of the answers of top are truncated and 0\.0 %"),
     ],
 )
@@ -253,3 +254,36 @@ def test_a_composite_needs_all_and_falls_with_one(tmp_path: Path, make_run: Make
     assert verdicts["good"] is Verdict.reproduced
     assert verdicts["bad"] is Verdict.refuted
     assert verdicts["open"] is Verdict.not_run
+
+
+def test_an_interval_of_a_claim_is_printed_with_the_level_that_holm_left_it(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    # Two claims that are clearly reproduced: the smaller p is held to 0.05 / 2, the other one to 0.05. None
+    # is refuted, so both one-sided tests stay at 0.05 / 2, an interval of 1 - 2 * 0.025.
+    claims = [_claim(), _claim(id="pass", metric="ops/pass_at_4")]
+    judged = _sweep(tmp_path, make_run, make_sweep, *claims)
+    assert [each.verdict for each in judged] == [Verdict.reproduced, Verdict.reproduced]
+    harder, easier = sorted(judged, key=lambda each: each.p_value or 0.0)
+    assert harder.reason.startswith("97.5 % interval (95 %, Holm over 2) [")
+    assert easier.reason.startswith("95 % interval [")
+    assert all(", 95 % interval (90 %, Holm over 2) [" in each.reason for each in judged)
+    assert [each.level_reproduce for each in (harder, easier)] == pytest.approx([0.975, 0.95])
+    assert [each.level_refute for each in (harder, easier)] == pytest.approx([0.95, 0.95])
+    assert [each.holm_over for each in (harder, easier)] == [2, 2]
+
+
+def test_a_claim_alone_has_the_levels_of_its_rule_and_margins_turn_them_round(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    (alone,) = _sweep(tmp_path / "one", make_run, make_sweep, _claim())
+    assert "95 % interval [" in alone.reason
+    assert ", 90 % interval [" in alone.reason
+    assert "Holm" not in alone.reason
+    assert [alone.level_reproduce, alone.level_refute] == pytest.approx([0.95, 0.9])
+    claim = _claim(kind="non_inferiority", margin=0.02)
+    (margin,) = _sweep(tmp_path / "two", make_run, make_sweep, claim)
+    assert [margin.level_reproduce, margin.level_refute] == pytest.approx([0.9, 0.95])
+    assert margin.estimate is not None
+    assert (margin.low_refute, margin.high_refute) == (margin.estimate.low, margin.estimate.high)
+    assert margin.low_reproduce == margin.estimate.interval(0.9)[0]

@@ -72,7 +72,7 @@ def test_one_job_without_m_is_a_sweep_of_one_and_ends_with_its_table(store: Path
     assert record.status == "finished"
     assert record.trained_step == 2
     report = (store / "sweeps" / "first" / "report" / "report.md").read_text()
-    assert "pass@1" in report
+    assert "avg@n" in report
     assert "pass@8" in report
 
 
@@ -177,7 +177,7 @@ def test_evaluate_takes_a_run_or_a_model(store: Path) -> None:
 
 
 def test_a_report_is_printed_again_and_a_lost_database_is_rebuilt(store: Path) -> None:
-    assert "pass@1" in tokensweep("report", "first", f"store={store}", cwd=store).stdout
+    assert "avg@n" in tokensweep("report", "first", f"store={store}", cwd=store).stdout
     (store / "mlflow.db").unlink()
     done = tokensweep("sync", "--all", f"store={store}", cwd=store)
     assert done.returncode == 0, done.stderr

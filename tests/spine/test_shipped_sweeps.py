@@ -75,6 +75,7 @@ def test_a_plan_prints_what_its_claims_can_detect(tmp_path: Path, capsys: pytest
     assert "What the claims can detect, in points" in text
     assert "top_not_worse, bottom_hurts: not comparable: model tiny instead of Qwen3-8B-Base" in text
     assert "Variances are assumed" in text
+    assert "at the first step, the hardest, of Holm's adjustment" in text
 
 
 def test_a_plan_of_one_seed_says_what_its_figures_are_about(

@@ -20,12 +20,13 @@ from tokensweep_analysis.page import plots, tables
 from tokensweep_analysis.page.curves import Curve, read_curves
 from tokensweep_analysis.page.figures import Dot
 from tokensweep_analysis.page.markup import Html, join, tag
-from tokensweep_analysis.page.numbers import percent, span
+from tokensweep_analysis.page.numbers import span
 from tokensweep_analysis.page.plots import Drawing
 from tokensweep_analysis.page.selection import drawn_arms
-from tokensweep_analysis.sections import shown_metrics
+from tokensweep_analysis.sections import SHARE_OF_RIGHT, shown_metrics
 from tokensweep_analysis.tables import Comparison
 from tokensweep_analysis.verdict_tables import HOW_TO_READ
+from tokensweep_analysis.wording import percent
 
 FILE_NAME = "report.html"
 ONE_RUN = "one training run per arm: the claim is about two checkpoints"
@@ -148,7 +149,8 @@ def _how_to_read(comparison: Comparison) -> Html:
     used = [each for each in Estimand if any(e.estimand is each for e in estimates)]
     single = any(e.num_runs == 1 for e in estimates)
     sentences = [
-        f"Numbers are points out of 100, with {percent(comparison.confidence)} intervals in brackets.",
+        f"Numbers are points out of 100, with {percent(comparison.confidence)} intervals in brackets; "
+        f"those of claims are adjusted and name their level. {AVERAGE} is {SHARE_OF_RIGHT}.",
         "Each interval says what it is about: the checkpoints at hand or the method that made them, the "
         "questions at hand or questions like these.",
         "Differences are between the same questions, and between runs of the same seed where both arms "
@@ -189,6 +191,7 @@ def _contrasts(drawing: Drawing) -> Html:
             [c for c in kept if c.setting == setting],
             key=f"contrasts-{place}",
             caption=f"{setting or 'Contrasts'}, differences in points",
+            is_explained=place == len(settings) - 1,
         )
         for place, setting in enumerate(settings)
     ]
@@ -209,7 +212,15 @@ def _rankings(drawing: Drawing) -> Html:
     parts: list[Html] = []
     limit = max(_MIN_RANKED, _MAX_RANKED // max(len(drawing.sections), 1))
     for place, section in enumerate(drawing.sections):
-        parts.append(tables.ranking_table(section, drawing.comparison, limit=limit, key=f"ranking-{place}"))
+        parts.append(
+            tables.ranking_table(
+                section,
+                drawing.comparison,
+                limit=limit,
+                key=f"ranking-{place}",
+                is_explained=place == len(drawing.sections) - 1,
+            )
+        )
         if len(section.rows) > limit:
             parts.append(
                 tag("p", f"The best {limit} of {len(section.rows)}; ranking.csv has all.", class_="note")
@@ -217,7 +228,7 @@ def _rankings(drawing: Drawing) -> Html:
         parts += [tag("p", remark, class_="note") for remark in tables.remarks(section)]
     if not parts:
         return tag("p", "The sweep has no arms.", class_="note")
-    note = "Best avg@n first. Neighbours whose intervals overlap may well be equal."
+    note = f"Best {AVERAGE} first. Neighbours whose intervals overlap may well be equal."
     return join([tag("p", note, class_="note"), *parts])
 
 

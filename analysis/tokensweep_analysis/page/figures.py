@@ -178,7 +178,7 @@ def length_panel(section: Section, dots: Sequence[Dot], looks: Looks, *, key: st
                 markeredgewidth=0.8,
                 linestyle="none",
             )
-        axes.set(xlabel="completion length, tokens", ylabel="avg@n, points")
+        axes.set(xlabel="completion length, tokens", ylabel=f"{AVERAGE}, points")
         axes.margins(0.12)
         axes.locator_params(nbins=5)
         words = "; ".join(f"{dot.arm}: {dot.length:.0f} tokens, {100 * dot.accuracy:.1f}" for dot in dots)

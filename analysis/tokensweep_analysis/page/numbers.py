@@ -46,9 +46,9 @@ def p_value(value: float | None) -> str:
     return number(value, ".3f")
 
 
-def percent(confidence: float) -> str:
-    """``0.95`` as ``95 %``."""
-    return f"{100 * confidence:g} %"
+def detected(share: float | None) -> str:
+    """A detectable difference in points, or that it is more than any."""
+    return "> 100" if share is not None and share > 1 else points(share)
 
 
 def compact(count: float | None) -> str:

@@ -14,7 +14,6 @@ from tokensweep_analysis.page import figures, tables
 from tokensweep_analysis.page.curves import Curve
 from tokensweep_analysis.page.figures import Dot
 from tokensweep_analysis.page.markup import Html, join, tag
-from tokensweep_analysis.page.numbers import percent
 from tokensweep_analysis.page.selection import (
     MAX_PANELS,
     Section,
@@ -25,6 +24,7 @@ from tokensweep_analysis.page.selection import (
 )
 from tokensweep_analysis.page.svg import Look, looks, swatch
 from tokensweep_analysis.tables import Comparison, Row
+from tokensweep_analysis.wording import percent
 
 _MAX_CELLS = 60_000  # of the tables by question, about 1 MB
 _AXES = {
@@ -97,7 +97,7 @@ def pass_plots(drawing: Drawing) -> Html:
         f" {_capped(len(found), len(chosen))}"
     )
     return _part(
-        drawing,
+        "pass@k",
         note,
         _panels(
             chosen,
@@ -120,7 +120,7 @@ def forest_plots(drawing: Drawing) -> Html:
     if against is None or not chosen:
         return _nothing("No arm can be compared with a baseline yet.")
     note = (
-        f"avg@n minus that of {against}, with {percent(comparison.confidence)} intervals that are not "
+        f"{AVERAGE} minus that of {against}, with {percent(comparison.confidence)} intervals that are not "
         "adjusted for the number of comparisons. A filled marker: the interval excludes 0. A difference "
         f"without a line has no interval. {left_out(comparison)} {_capped(len(some), len(chosen))}"
     )
@@ -130,7 +130,7 @@ def forest_plots(drawing: Drawing) -> Html:
             s.title, found[s], drawing.looks, against=against, key=f"forest{key}"
         ),
     )
-    return _part(drawing, note, panels, [], legend=None)
+    return _part("differences", note, panels, [], legend=None)
 
 
 def _differences(section: Section, drawing: Drawing) -> list[tuple[str, Estimate]]:
@@ -175,7 +175,7 @@ def heat_maps(drawing: Drawing) -> Html:
         tables.question_values(s, _answered(s, drawing), order[s], key=f"heat-{place}")
         for place, s in enumerate(listed)
     ]
-    return _part(drawing, note, panels, values, legend=key)
+    return _part("questions", note, panels, values, legend=key)
 
 
 def _answered(section: Section, drawing: Drawing) -> list[Row]:
@@ -207,7 +207,7 @@ def training_plots(drawing: Drawing, curves: Sequence[Curve]) -> Html:
         for place, own in enumerate(by_setting)
     ]
     note = _training_note(drawing, drawn) + _capped(len(settings), len(shown))
-    return _part(drawing, note, join(panels), values, legend=drawing.legend(curve.arm for curve in drawn))
+    return _part("training", note, join(panels), values, legend=drawing.legend(c.arm for c in drawn))
 
 
 def _training_row(drawing: Drawing, curves: Sequence[Curve], row: int) -> Html:
@@ -257,7 +257,7 @@ def length_plots(drawing: Drawing, dots: Sequence[Dot]) -> Html:
         chosen, lambda s, key: figures.length_panel(s, found[s], drawing.looks, key=f"length{key}")
     )
     arms = {dot.arm for own in found.values() for dot in own}
-    return _part(drawing, note, panels, [], legend=drawing.legend(arms))
+    return _part("length", note, panels, [], legend=drawing.legend(arms))
 
 
 def _dots(section: Section, dots: Sequence[Dot], drawing: Drawing) -> list[Dot]:
@@ -285,9 +285,9 @@ def _capped(total: int, drawn: int) -> str:
     return f"Drawn for {drawn} of {total}; the ranking tables have the others. " if drawn < total else ""
 
 
-def _part(drawing: Drawing, note: str, panels: Html, values: Sequence[Html], *, legend: Html | None) -> Html:
-    """Note, legend, panels, and the numbers folded away."""
-    numbers = [tag("details", tag("summary", "The numbers as tables"), *values)] if values else []
+def _part(name: str, note: str, panels: Html, values: Sequence[Html], *, legend: Html | None) -> Html:
+    """Note, legend, panels, and the numbers folded away under a ``name`` that says which they are."""
+    numbers = [tag("details", tag("summary", f"The numbers as tables: {name}"), *values)] if values else []
     return join(
         [tag("p", note.strip(), class_="note"), *([legend] if legend else []), panels, *numbers], "\n"
     )

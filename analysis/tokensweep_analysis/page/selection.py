@@ -77,11 +77,6 @@ def drawn_arms(comparison: Comparison) -> tuple[str, ...]:
     return tuple(arm for arm in arms if arm in kept)
 
 
-def name_of(metric: Metric) -> str:
-    """What a reader sees: the mean accuracy is avg@n, at whatever number of samples."""
-    return "avg@n" if metric == AVERAGE else str(metric)
-
-
 def pass_curve(row: Row) -> list[Metric]:
     """Its pass@k, k rising."""
     return sorted((m for m in row.results if m.kind is Kind.pass_at), key=lambda metric: metric.at)

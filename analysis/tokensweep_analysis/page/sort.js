@@ -3,7 +3,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const value = (row, place) => {
     const said = row.cells[place].firstChild ? row.cells[place].firstChild.textContent : "";
-    const plain = said.replace(/−/g, "-").replace(/^< ?/, "").replace(/,/g, "");
+    const plain = said.replace(/−/g, "-").replace(/^[<>] ?/, "").replace(/,/g, "");
     const found = parseFloat(plain);
     return /^[+-]?[\d.]/.test(plain) && !Number.isNaN(found) ? found : said;
   };

@@ -16,6 +16,7 @@ from tokensweep_analysis.page.numbers import (
     NO_INTERVAL,
     NOTHING,
     compact,
+    detected,
     duration,
     excludes_zero,
     interval,
@@ -26,14 +27,14 @@ from tokensweep_analysis.page.numbers import (
 from tokensweep_analysis.page.selection import (
     Section,
     marked,
-    name_of,
     pass_curve,
     ranked,
     spread,
 )
-from tokensweep_analysis.sections import shown_metrics
+from tokensweep_analysis.sections import SHARE_OF_RIGHT, shown_metrics
 from tokensweep_analysis.tables import Comparison, Row, Trouble
 from tokensweep_analysis.verdict_tables import said
+from tokensweep_analysis.wording import percent
 
 _NBSP = "\N{NO-BREAK SPACE}"
 _SYMBOLS = {  # verdicts are told apart by word and symbol, colour only repeats them
@@ -55,14 +56,28 @@ class Column:
     hint: str = ""  # what the header means, for the pointer and as the header's title
 
 
-def data_table(columns: Sequence[Column], *, caption: str, key: str, is_sortable: bool = False) -> Html:
-    """A table whose first column names its rows, in a region that scrolls and takes the keyboard's focus."""
+def data_table(
+    columns: Sequence[Column],
+    *,
+    caption: str,
+    key: str,
+    is_sortable: bool = False,
+    is_explained: bool = False,
+    below: Sequence[Html] = (),
+) -> Html:
+    """A table whose first column names its rows, in a region that scrolls and takes the keyboard's focus.
+
+    ``below`` is text for each row that takes the whole width under it; such a table cannot be sorted. With
+    ``is_explained`` the hints of its columns follow it: as titles of headers only a pointer finds them.
+    """
     name = f"caption-{key}"
     head = tag("tr", *(_header(column) for column in columns))
     body = [
         tag("tr", *(_cell(columns[place], cell, place) for place, cell in enumerate(row)))
         for row in zip(*(column.cells for column in columns), strict=True)
     ]
+    if below:
+        body = [join([row, _under(text, len(columns))]) for row, text in zip(body, below, strict=True)]
     table = tag(
         "table",
         tag("caption", caption, id=name),
@@ -70,13 +85,27 @@ def data_table(columns: Sequence[Column], *, caption: str, key: str, is_sortable
         tag("tbody", join(body, "\n")),
         class_="sortable" if is_sortable and len(body) > 1 else None,
     )
-    return tag("div", table, class_="scroll", role="region", aria_labelledby=name, tabindex=0)
+    region = tag("div", table, class_="scroll", role="region", aria_labelledby=name, tabindex=0)
+    return join([region, _explanations(columns)]) if is_explained else region
+
+
+def _explanations(columns: Sequence[Column]) -> Html:
+    """What the headers mean, folded away."""
+    known = [(column.header, column.hint) for column in columns if column.hint]
+    listed = [item for name, hint in known for item in (tag("dt", name), tag("dd", hint))]
+    return tag("details", tag("summary", "What the columns are"), tag("dl", *listed))
 
 
 def _header(column: Column) -> Html:
     return tag(
         "th", column.header, scope="col", class_="text" if column.is_text else None, title=column.hint or None
     )
+
+
+def _under(text: Html, width: int) -> Html:
+    """A row of one cell. Its text stays in view where the table is wider than its region."""
+    cell = tag("td", tag("div", text), colspan=width, class_="text")
+    return tag("tr", cell, class_="under")
 
 
 def _cell(column: Column, content: str, place: int) -> Html:
@@ -86,14 +115,14 @@ def _cell(column: Column, content: str, place: int) -> Html:
 
 
 def claims_table(judgements: Sequence[Judgement]) -> Html:
-    """A row per claim and setting: what was claimed, the verdict, the rule that decided, and why."""
+    """A row per claim and setting: what was claimed and the verdict; below it why, and by which rule."""
     rows = list(judgements)
     columns = [
         Column("claim", [_claim(each) for each in rows]),
         Column("verdict", [_verdict(each) for each in rows], is_text=True),
         Column("setting", [each.setting or NOTHING for each in rows], is_text=True),
-        Column("difference", [_stacked(each.estimate, sign="+") for each in rows], hint=_LEFT_MINUS_RIGHT),
-        Column("detects", [points(each.detectable) for each in rows], hint=_DETECTABLE),
+        Column("difference", [_at_level(each.estimate) for each in rows], hint=_LEFT_MINUS_RIGHT),
+        Column("detects", [detected(each.detectable) for each in rows], hint=_DETECTABLE_THEN),
         Column("claimed", [points(each.claim.claimed, sign="+") for each in rows]),
         Column("p", [p_value(each.p_value) for each in rows]),
         Column(
@@ -103,14 +132,17 @@ def claims_table(judgements: Sequence[Judgement]) -> Html:
         ),
         Column(f"P(d{_NBSP}>{_NBSP}0)", [number(each.p_above_0, ".3f") for each in rows], hint=_SCEPTICAL),
         Column(f"P(d{_NBSP}>{_NBSP}δ)", [_above_smallest(each) for each in rows], hint=_SCEPTICAL),
-        Column("rule and reason", [_why(each) for each in rows], is_text=True),
     ]
     return data_table(
-        _without_empty(columns), caption="Claims and verdicts, differences in points", key="claims"
+        _without_empty(columns),
+        caption="Claims and verdicts, differences in points",
+        key="claims",
+        below=[_why(each) for each in rows],
+        is_explained=True,
     )
 
 
-_LEFT_MINUS_RIGHT = "left arm minus right arm; the interval is adjusted as the rule says"
+_LEFT_MINUS_RIGHT = "left arm minus right arm, its interval, and the interval's level after Holm's adjustment"
 _SCEPTICAL = "posterior probability under a sceptical prior"
 
 
@@ -139,17 +171,21 @@ def _above_smallest(each: Judgement) -> Html | str:
 
 
 def _why(each: Judgement) -> Html:
-    return join([tag("span", each.rule), tag("span", each.reason, class_="sub")])
+    """The rule and, on a line of its own, what it saw."""
+    rule = [tag("span", f"{each.rule[:1].upper()}{each.rule[1:]}.", class_="sub")] if each.rule else []
+    return join([tag("span", each.reason), *rule])
 
 
-def contrasts_table(contrasts: Sequence[Contrast], *, key: str, caption: str) -> Html:
+def contrasts_table(
+    contrasts: Sequence[Contrast], *, key: str, caption: str, is_explained: bool = False
+) -> Html:
     """A row per contrast: the difference, what is known about it, and what could have been found."""
     rows = list(contrasts)
     estimates = [each.estimate for each in rows]
     columns = [
         Column("contrast", [f"{each.arm} − {each.baseline}" for each in rows]),
         Column("benchmark", [each.benchmark for each in rows], is_text=True),
-        Column("metric", [name_of(each.metric) for each in rows], is_text=True),
+        Column("metric", [str(each.metric) for each in rows], is_text=True),
         Column(
             "difference", [_marked(each) for each in estimates], hint="points; bold: the interval excludes 0"
         ),
@@ -157,17 +193,23 @@ def contrasts_table(contrasts: Sequence[Contrast], *, key: str, caption: str) ->
         Column("df", [number(each.df) for each in estimates], hint="Satterthwaite's degrees of freedom"),
         Column("p", [p_value(each.p_value) for each in rows], hint="two-sided, for no difference"),
         Column(f"Holm{_NBSP}p", [p_value(each.p_holm) for each in rows], hint="adjusted over the arms"),
-        Column("detects", [points(each.detectable) for each in rows], hint=_DETECTABLE),
+        Column("detects", [detected(each.detectable) for each in rows], hint=_DETECTABLE_ALONE),
         Column("estimand", [each.estimand.name for each in estimates], is_text=True),
         Column("remark", [each.remark or each.estimate.remark for each in rows], is_text=True),
     ]
-    return data_table(_without_empty(columns), caption=caption, key=key, is_sortable=True)
+    return data_table(
+        _without_empty(columns), caption=caption, key=key, is_sortable=True, is_explained=is_explained
+    )
 
 
 _DETECTABLE = "the smallest true difference that such a comparison finds in 80 of 100 repetitions"
+_DETECTABLE_ALONE = f"{_DETECTABLE}, at the 5 % level before any adjustment"
+_DETECTABLE_THEN = f"{_DETECTABLE}, at the level that Holm left this claim"
 
 
-def ranking_table(section: Section, comparison: Comparison, *, limit: int, key: str) -> Html:
+def ranking_table(
+    section: Section, comparison: Comparison, *, limit: int, key: str, is_explained: bool = False
+) -> Html:
     """The best ``limit`` arms of a setting and benchmark, best mean accuracy first."""
     rows = ranked(section.rows)[:limit]
     metrics = [each for each in comparison.metrics if any(each in row.results for row in rows)]
@@ -177,14 +219,20 @@ def ranking_table(section: Section, comparison: Comparison, *, limit: int, key: 
         *(_metric_column(metric, rows) for metric in shown_metrics(metrics)),
         *(Column(name, [cell(row) for row in rows], hint=hint) for name, cell, hint in _RATES),
     ]
-    return data_table(_without_empty(columns), caption=tag("h3", section.title), key=key, is_sortable=True)
+    return data_table(
+        _without_empty(columns),
+        caption=tag("h3", section.title),
+        key=key,
+        is_sortable=True,
+        is_explained=is_explained,
+    )
 
 
 def _metric_column(metric: Metric, rows: Sequence[Row]) -> Column:
     return Column(
-        name_of(metric),
+        str(metric),
         [_stacked(row.results.get(metric)) for row in rows],
-        hint="pass@1: the share of right samples" if metric == AVERAGE else "",
+        hint=SHARE_OF_RIGHT if metric == AVERAGE else "",
     )
 
 
@@ -315,6 +363,14 @@ def _stacked(estimate: Estimate | None, *, sign: str = "") -> Html | str:
         return NOTHING
     ends = tag("span", interval(estimate, sign=sign), class_="sub")
     return join([points(estimate.value, sign=sign), ends])
+
+
+def _at_level(estimate: Estimate | None) -> Html | str:
+    """Value above its interval and the level of that: rows of a table differ in it."""
+    if estimate is None or isnan(estimate.low):
+        return _stacked(estimate, sign="+")
+    level = tag("span", f"at {percent(estimate.confidence)}", class_="sub")
+    return join([_stacked(estimate, sign="+"), level])
 
 
 def _marked(estimate: Estimate) -> Html | str:

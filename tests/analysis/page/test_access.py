@@ -51,7 +51,10 @@ def test_every_table_has_a_caption_and_its_headers_a_scope(page: Element) -> Non
     for table in tables:
         assert next(table.all("caption")).text
         assert {e.attributes.get("scope") for e in table.all("th")} == {"col", "row"}
-        widths = {sum(not isinstance(cell, str) for cell in row.content) for row in table.all("tr")}
+        widths = {
+            sum(int(c.attributes.get("colspan", 1)) for c in row.content if not isinstance(c, str))
+            for row in table.all("tr")
+        }
         assert len(widths) == 1
 
 
@@ -62,6 +65,16 @@ def test_what_scrolls_takes_the_focus_and_has_a_name(page: Element) -> None:
     wide = [e for e in page.all("figure") if e.attributes.get("class") == "wide"]
     assert len(wide) == 2
     assert all(e.attributes["tabindex"] == "0" and e.attributes["aria-label"] for e in wide)
+
+
+def test_what_folds_out_has_a_name_of_its_own_and_hints_are_not_for_pointers_alone(page: Element) -> None:
+    folded = [next(e.all("summary")).text for e in page.all("details")]
+    names = [name for name in folded if "numbers as tables" in name]
+    assert len(set(names)) == len(names) == 3
+    for part in ("claims", "contrasts", "ranking"):
+        section = page.find(part)
+        hints = {e.attributes["title"] for e in section.all("th") if "title" in e.attributes}
+        assert hints == {e.text for e in section.all("dd")} != set()
 
 
 def test_every_plot_says_its_numbers(page: Element) -> None:

@@ -26,6 +26,11 @@ def test_p_values_have_three_decimals(value: float | None, text: str) -> None:
     assert numbers.p_value(value) == text
 
 
+@pytest.mark.parametrize(("share", "text"), [(0.0432, "4.3"), (1.31, "> 100"), (nan, "–"), (None, "–")])
+def test_a_detectable_difference_above_all_differences_is_no_number(share: float | None, text: str) -> None:
+    assert numbers.detected(share) == text
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(59.6, "60 s"), (600, "10.0 min"), (9000, "2.5 h"), (None, "–")]
 )
