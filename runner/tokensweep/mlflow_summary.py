@@ -25,8 +25,9 @@ from tokensweep.mlflow_runs import (
     set_status,
     upload,
 )
+from tokensweep.mlflow_view import artefact_page
 from tokensweep.redact import redact
-from tokensweep_analysis.claims import POOLED
+from tokensweep_analysis.claims import POOLED, Verdict
 
 RANKING = "ranking.csv"
 CONTRASTS = "contrasts.csv"
@@ -39,7 +40,8 @@ _DIFFERENCE_COLUMNS = (
     *("setting", "arm", "benchmark", "metric"),
     *("difference", "low", "high", "p", "p_holm"),
 )
-_FILES = ("report.md", "report.html", RANKING, CONTRASTS, CLAIMS)
+_TEXT, _PAGE = "report.md", "report.html"
+_FILES = (_TEXT, _PAGE, RANKING, CONTRASTS, CLAIMS)
 _ARM = "arm:"  # begins the key of a summary run
 _VERDICT = "verdict."  # begins the tag of a claim
 _DRAWN = re.compile(r"(?:pass_at|maj_at|pass_hat)_(\d+)")  # metrics that there is one of for each k
@@ -64,20 +66,23 @@ class Times:
 def sync_report(
     experiment: Experiment, folder: Path, sweep: Mapping[str, Any], *, times: Times, links: Sequence[str]
 ) -> None:
-    """The run that carries the report of a sweep: files, verdicts, and the report as note on two pages.
+    """The run that carries the report of a sweep: files, verdicts, and the report as its note.
 
-    ``links`` are Markdown links to the views of the sweep. Raises ValueError for a claims file that is none.
+    The note of the experiment stands above the runs, so it has only verdicts and links. ``links`` are
+    Markdown links to the views of the sweep. Raises ValueError for a claims file that is none.
     """
     report = folder / "report"
     name = str(sweep["name"])
     run = experiment.run(f"sweep:{name}", name="report", start=times.started)
     claims = _read(report / CLAIMS, needs=("id", "setting", "verdict"))
-    note = redact(_note(report / "report.md", links=links))
+    shown = _PAGE if (report / _PAGE).is_file() else _TEXT
+    head = _head(claims, page=artefact_page(experiment.id, run.info.run_id, shown), links=links)
+    note = redact(_note(report / _TEXT, head=head))
     verdicts = dict(_verdicts(claims))
     gone = {tag: "" for tag in run.data.tags if tag.startswith(_VERDICT) and tag not in verdicts}
     tags = {"kind": "sweep", "sweep": name, "scale": str(sweep.get("scale", "")), NOTE: note}
     log(experiment.client, run, tags={**tags, **gone, **verdicts})
-    experiment.client.tag_experiment(experiment.id, {NOTE: note})
+    experiment.client.tag_experiment(experiment.id, {NOTE: redact(head) if note else ""})
     files = [folder / "sweep.json", *(report / file for file in _FILES)]
     upload(experiment.client, run, [path for path in files if path.is_file()])
     set_status(experiment.client, run, times.status, ended=times.ended)
@@ -217,12 +222,25 @@ def _verdicts(claims: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
         yield f"{_VERDICT}{name}", claim["verdict"]
 
 
-def _note(text: Path, *, links: Sequence[str]) -> str:
-    """Markdown within MLflow's limit: links to the views, and as much of the report as fits."""
+def _head(claims: Sequence[Mapping[str, str]], *, page: str, links: Sequence[str]) -> str:
+    """Markdown in a few lines, the first of which is all that MLflow shows until one asks for more.
+
+    A link to the report and how many claims came to which verdict; links to the views; the claims.
+    """
+    found: dict[str, list[str]] = {verdict.value: [] for verdict in Verdict}
+    for tag, verdict in _verdicts(claims):
+        found.setdefault(verdict, []).append(tag.removeprefix(_VERDICT))
+    counted = [f"{len(names)} {verdict}" for verdict, names in found.items() if names]
+    listed = [f"- {verdict}: {', '.join(names)}" for verdict, names in found.items() if names]
+    first = f"[Report]({page}), verdicts: {', '.join(counted) or 'none'}"
+    return "\n".join([first, "", f"Views: {' | '.join(links)}", *(["", *listed] if listed else [])])
+
+
+def _note(text: Path, *, head: str) -> str:
+    """Markdown within MLflow's limit: the head, and as much of the report as fits."""
     if not text.is_file():
         return ""
-    title, _, rest = text.read_text(encoding="utf-8").partition("\n")
-    note = "\n".join([title, "", f"Views: {' | '.join(links)}", "", rest.lstrip("\n")])
+    note = f"{head}\n\n{text.read_text(encoding='utf-8')}"
     if len(note) > NOTE_CHARACTERS:
         note = note[: NOTE_CHARACTERS - len(_CONTINUED)] + _CONTINUED
     return note

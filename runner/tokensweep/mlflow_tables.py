@@ -24,7 +24,7 @@ FILE = "questions.json"
 LIST_TAG = "mlflow.loggedArtifacts"
 COLUMNS = (
     "question",
-    "avg",
+    "avg@n",
     "correct",
     "samples",
     "majority_right",

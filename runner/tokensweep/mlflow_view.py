@@ -107,6 +107,11 @@ def page(experiment_id: str, view: View) -> str:
     return f"#/experiments/{experiment_id}/runs?{query}"
 
 
+def artefact_page(experiment_id: str, run_id: str, file: str) -> str:
+    """The page of a file of a run, for a link within MLflow."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{file}?workflowType={_WORKFLOW}"
+
+
 def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, separators=(",", ":"), sort_keys=True)
 

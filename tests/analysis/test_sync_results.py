@@ -170,16 +170,21 @@ def test_a_run_whose_arm_has_another_name_is_made_again(
     assert run.data.metrics == before.data.metrics
 
 
-def test_verdicts_are_tags_of_the_report_and_the_note_begins_with_the_views(
+def test_verdicts_are_tags_of_the_report_and_notes_begin_with_them_and_the_views(
     store: Path, uri: str, report: Path
 ) -> None:
     sync_sweep(store, "demo", uri=uri)
     run = _runs(uri)["sweep:demo"]
     assert run.data.tags["verdict.top_not_worse"] == "inconclusive"
-    note = _tags(uri)["mlflow.note.content"]
-    assert note.startswith("# demo\n\nViews: [tokensweep: demo](#/experiments/")
-    assert note.endswith("\n\nQuestion: Do few tokens carry the signal?\n")
-    assert run.data.tags["mlflow.note.content"] == note
+    first, _, views, _, *rest = _tags(uri)["mlflow.note.content"].splitlines()
+    link = f"[Report](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/report.html?"
+    assert first.startswith(link)
+    assert first.endswith("), verdicts: 1 inconclusive")
+    assert views.startswith("Views: [tokensweep: demo](#/experiments/")
+    assert rest == ["- inconclusive: top_not_worse"]  # what stands above the runs is no longer than this
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith(_tags(uri)["mlflow.note.content"])
+    assert note.endswith("# demo\n\nQuestion: Do few tokens carry the signal?\n")
 
 
 def test_a_claim_that_is_judged_in_two_settings_has_two_tags(store: Path, uri: str, report: Path) -> None:
@@ -211,7 +216,7 @@ def test_what_is_pooled_over_one_benchmark_is_its_own(store: Path, uri: str, rep
 def test_a_long_report_is_cut_where_mlflow_would(store: Path, uri: str, report: Path) -> None:
     (report / "report.md").write_text("# demo\n" + "all work and no play\n" * 1000)
     sync_sweep(store, "demo", uri=uri)
-    note = _tags(uri)["mlflow.note.content"]
+    note = _runs(uri)["sweep:demo"].data.tags["mlflow.note.content"]
     assert len(note) == 8000
     assert note.endswith("... continued in report.md")
 
@@ -237,7 +242,7 @@ def test_a_table_of_questions_is_as_log_table_writes_it(store: Path, uri: str) -
     assert table == {
         "columns": [
             "question",
-            "avg",
+            "avg@n",
             "correct",
             "samples",
             "majority_right",

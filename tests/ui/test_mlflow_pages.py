@@ -109,7 +109,7 @@ def test_two_runs_can_be_compared(browser: Browser, pages: Pages) -> None:
 
 def test_answers_of_runs_lie_side_by_side(browser: Browser, pages: Pages) -> None:
     browser.open(pages.saved("tokensweep-runs", "ARTIFACT"))
-    browser.wait_for("Table: questions.json", "Group by: question", "Compare: avg", "ops/q0", "ops/q2")
+    browser.wait_for("Table: questions.json", "Group by: question", "Compare: avg@n", "ops/q0", "ops/q2")
     browser.wait_for("0.75", "0.25")  # 3 of 4 for the second question in `top`, 1 of 4 for the third
 
 

@@ -63,7 +63,7 @@ def take(browser: Browser, pages: Pages, *, folder: Path) -> list[Path]:
         picture("means-and-intervals", pages.saved(means, "TABLE"), results, "mean of"),
         picture("differences", pages.saved(means, "CHART"), results, "differences", scroll="differences"),
         picture("compare", pages.compare(*two), "Comparing 2 Runs", *two),
-        picture("questions", pages.saved(single, "ARTIFACT"), "Group by: question", "Compare: avg"),
+        picture("questions", pages.saved(single, "ARTIFACT"), "Group by: question", "Compare: avg@n"),
         picture("report", pages.artefact("report", "report.html"), "report.html"),
         picture("verdicts", pages.run("report"), "Views:", "verdict."),
     ]
