@@ -139,10 +139,8 @@ def adhoc_sweep(job_overrides: Sequence[Sequence[str]], *, name: str, scale: str
     """The sweep that a multirun command line stands for.
 
     An arm is what varies apart from seed and data; its label is the varying overrides. ``data`` is the
-    setting, so that only runs on the same problems are compared. Raises ValueError for a job that is there
-    twice.
+    setting, so that only runs on the same problems are compared.
     """
-    refuse_twice([" ".join(job) for job in job_overrides], where="the grid of the command line")
     split = [dict(_split(override) for override in job) for job in job_overrides]
     varying = [
         key

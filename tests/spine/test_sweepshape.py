@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tokensweep.cli import main
+from tokensweep.compose import register_components
+from tokensweep.plan import make_plan
 from tokensweep.sweepfile import Sweep, adhoc_sweep, load_sweep
 
 _CLAIM = "{id: c, kind: superiority, contrast: a - b, metric: pooled/avg}"
@@ -123,8 +125,14 @@ def test_a_run_that_is_asked_for_twice_is_refused(tmp_path: Path) -> None:
         load_sweep(file, scale="tiny", seeds=[0, 1, 0])
     with pytest.raises(ValueError, match="arms= has b twice"):
         load_sweep(file, scale="tiny", arms=["b", "b"])
-    with pytest.raises(ValueError, match="the command line has m=1 seed=0 twice"):
-        adhoc_sweep([["m=1", "seed=0"], ["m=1", "seed=0"]], name="x", scale="tiny")
+    register_components()
+    same_seeds = load_sweep(file, scale="tiny", overrides=["seed=1", f"store={tmp_path}"])
+    same_jobs = adhoc_sweep([["seed=0"], ["seed=0"]], name="x", scale="tiny")
+    for sweep, label in ((same_seeds, "ops a seed 1"), (same_jobs, "ops run seed 0")):
+        with pytest.raises(
+            ValueError, match=f"{label} is planned twice, and tables would count one run as two"
+        ):
+            make_plan(sweep)
 
 
 def test_seeds_that_are_no_numbers_are_refused(
