@@ -119,16 +119,19 @@ def arms_named(entries: Sequence[Mapping[str, Any]]) -> set[str]:
     return {side.strip() for contrast in contrasts for side in contrast.split(" - ")}
 
 
+def claim_entries(given: Any, *, where: str) -> list[Any]:
+    """The entries of a list of claims. Raises ValueError that names ``where`` for anything but a list."""
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(f"{where} must be a list with a mapping per claim, got {given!r}: put - before each")
+    return list(given)
+
+
 def parse_claims(
     entries: Sequence[Mapping[str, Any]], *, arms: Collection[str], where: str = "claims"
 ) -> tuple[Claim, ...]:
     """The claims of a sweep file, checked. Raises ValueError that names ``where``, the claim and its key."""
-    if not isinstance(entries, (list, tuple)):
-        raise ValueError(
-            f"{where} must be a list with a mapping per claim, got {entries!r}: put - before each"
-        )
     claims: list[Claim] = []
-    for entry in entries:
+    for entry in claim_entries(entries, where=where):
         if not isinstance(entry, Mapping) or not _is_text(entry.get("id")):
             raise ValueError(f"{where}: every claim must be a mapping with an id, got {entry!r}")
         place = f"{where}: {entry['id']}"

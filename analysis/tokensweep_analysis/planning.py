@@ -24,6 +24,7 @@ from tokensweep_analysis.verdicts import (
     RULES,
     another_subject,
     families,
+    no_setting,
 )
 
 
@@ -73,14 +74,19 @@ class Prospect:
 def prospects(
     claims: Sequence[Claim], planned: Planned, *, finished: Mapping[Cell, Arm] | None = None
 ) -> list[Prospect]:
-    """A prospect per claim and setting, claims in their order.
+    """A prospect per claim and setting, claims in their order, and one per claim on a setting of no run.
 
     Variances are those of finished runs of the same arms where ``finished`` has two per arm, otherwise the
     central scenario of :mod:`power` with its optimistic and pessimistic neighbours. Claims of a family are
     planned for Holm's first step, the hardest.
     """
-    found: list[Prospect] = []
-    for setting in dict.fromkeys(setting for setting, _ in planned):
+    settings = list(dict.fromkeys(setting for setting, _ in planned))
+    found = [
+        Prospect(claim=each, setting=each.setting, obstacle=f"not run: {no_setting(each, settings)}")
+        for each in claims
+        if each.setting and each.setting not in settings
+    ]
+    for setting in settings:
         own = [claim for claim in claims if claim.setting in ("", setting)]
         for family in families(own):
             obstacles = {claim.id: _obstacle(claim, setting, planned) for claim in family}
@@ -105,8 +111,12 @@ def _obstacle(claim: Claim, setting: str, planned: Planned) -> str:
     models, data = (sides[0].models, sides[1].models), (sides[0].data, sides[1].data)
     if other := another_subject(claim, models=models, data=data):
         return f"not comparable: {other}"
-    if claim.benchmark != POOLED and any(claim.benchmark not in side.questions for side in sides):
-        return f"not run: no evaluation on {claim.benchmark}"
+    asked = (
+        [claim.benchmark] if claim.benchmark != POOLED else sorted({*sides[0].questions, *sides[1].questions})
+    )
+    unasked = [name for name in asked if any(name not in side.questions for side in sides)]
+    if unasked or not asked:
+        return f"not run: no evaluation on {' and '.join(unasked) or 'anything'}"
     _, samples = _sizes(claim, sides)
     if claim.metric.kind is not Kind.cover_at and claim.metric.at > samples:
         return f"not run: {claim.metric} needs {claim.metric.at:g} samples, planned are {samples}"

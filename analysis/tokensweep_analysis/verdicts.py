@@ -113,7 +113,7 @@ def judge(claims: Sequence[Claim], cells: Mapping[Cell, Arm]) -> tuple[Judgement
                 judged[claim.id, setting] = _all_of(claim, setting, parts)
     for claim in claims:
         if claim.setting and claim.setting not in settings:
-            absent = _Obstacle(Verdict.not_run, f"this sweep has no setting {claim.setting}")
+            absent = _Obstacle(Verdict.not_run, no_setting(claim, settings))
             judged[claim.id, claim.setting] = _without(claim, claim.setting, absent)
     order = {claim.id: place for place, claim in enumerate(claims)}
     return tuple(sorted(judged.values(), key=lambda each: order[each.claim.id]))
@@ -208,6 +208,11 @@ def _absent(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> str:
     if missing:
         return f"this sweep has no {' and no '.join(missing)}"
     return f"no evaluation on {claim.benchmark}"
+
+
+def no_setting(claim: Claim, settings: Collection[str]) -> str:
+    """A sentence for a claim about a setting that is none of a sweep's."""
+    return f"no setting {claim.setting} in this sweep (has {', '.join(settings)})"
 
 
 def another_subject(

@@ -223,11 +223,18 @@ def _load(name: str, overrides: Sequence[str]) -> Sweep:
     sweep = load_sweep(
         name,
         scale=own["scale"],
-        seeds=[int(seed) for seed in _words(own["seeds"])] or None,
+        seeds=_seeds(own["seeds"]) or None,
         arms=_words(own["arms"]) or None,
         overrides=rest,
     )
     return replace(sweep, name=own["sweep"]) if own["sweep"] else sweep
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in _words(text)]
+    except ValueError:
+        raise ValueError(f"seeds= must be whole numbers, as in seeds=0,1,2, got {text!r}") from None
 
 
 def _words(text: str) -> list[str]:

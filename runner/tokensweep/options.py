@@ -17,7 +17,7 @@ def with_store(
     own = ("store=", "tracking.uri=")
     given = dict(text.split("=", 1) for text in arguments if text.startswith(own))
     options = parser.parse_args([text for text in arguments if not text.startswith(own)])
-    store = Path(given["store"]).expanduser().resolve() if "store" in given else default_store()
+    store = Path(given["store"]).expanduser().resolve() if given.get("store") else default_store()
     return options, store, given.get("tracking.uri") or default_tracking_uri(store)
 
 

@@ -95,7 +95,7 @@ def is_complete(run_dir: Path, evals: Iterable[Mapping[str, Any]]) -> bool:
 def make_plan(sweep: Sweep, *, on_progress: Callable[[int], None] | None = None) -> Plan:
     """Compose every job of a sweep and check it; nothing is written.
 
-    Raises ValueError naming the job for the first one that cannot run.
+    Raises ValueError naming the job for the first one that cannot run, or that is planned twice.
     """
     freezer, contents, shared = Freezer(), Contents(), _Shared()
     entries: list[Mapping[str, Any]] = []
@@ -108,6 +108,7 @@ def make_plan(sweep: Sweep, *, on_progress: Callable[[int], None] | None = None)
         entries.append(_entry(job, run, contents))
         if on_progress is not None:
             on_progress(done)
+    _refuse_repeats(entries)
     store = Path(config["store"])
     return Plan(
         sweep=sweep,
@@ -119,6 +120,19 @@ def make_plan(sweep: Sweep, *, on_progress: Callable[[int], None] | None = None)
         site=config["site"],
         wait=config["wait"],
     )
+
+
+def _refuse_repeats(entries: Iterable[Mapping[str, Any]]) -> None:
+    """An arm with one seed twice would look like two runs: its interval too narrow, its seeds enough."""
+    seen = set()
+    for entry in entries:
+        cell = (entry["setting"], entry["arm"], entry["seed"])
+        if cell in seen:
+            raise ValueError(
+                f"{' '.join(map(str, cell[:2]))} seed {cell[2]} is planned twice, and tables would count one "
+                "run as two: take one out (seeds of a sweep are given as seeds=0,1,2)"
+            )
+        seen.add(cell)
 
 
 def _freeze(job: Job, freezer: Freezer) -> Frozen:

@@ -8,26 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tokensweep.names import check_label, check_name, printable
 from tokensweep.paths import sweep_dirs
-from tokensweep_analysis.claims import parse_claims
-
-_TOP_KEYS = {
-    "paper",
-    "question",
-    "base",
-    "arms",
-    "baseline",
-    "seeds",
-    "settings",
-    "about",
-    "claims",
-    "scales",
-}
-_SCALE_KEYS = {"base", "arms", "seeds", "settings", "claims", "note"}
-_ABOUT_KEYS = {"model", "data"}
+from tokensweep.sweepshape import merged_claims, read_sweep_file, refuse_twice
 
 
 @dataclass(frozen=True)
@@ -90,20 +73,19 @@ def load_sweep(
     Raises ValueError that names the file and the key for anything it does not understand.
     """
     path = find_sweep(name)
-    content = _read(path)
-    scales = content.get("scales", {})
+    content = read_sweep_file(path)
+    scales = content["scales"]
     if scale not in scales:
         raise ValueError(
             f"{path} has no scale {scale!r}: choose scale=NAME from {', '.join(map(str, scales))}"
         )
     at_scale = scales[scale]
-    _only(at_scale, _SCALE_KEYS, f"{path}: scales.{scale}")
     merged = {**content, **{k: v for k, v in at_scale.items() if k not in {"base", "arms"}}}
     base = {**content.get("base", {}), "scale": scale, **at_scale.get("base", {})}
+    refuse_twice(seeds or (), where="seeds=")
+    refuse_twice(arms or (), where="arms=")
     chosen = _choose(content["arms"], arms or at_scale.get("arms"), path)
     settings = merged.get("settings", {"": {}})
-    for setting in filter(None, settings):
-        check_label(str(setting), what=f"{path}: a setting")
     # Settings vary fastest: the first runs of each one build what the others of it will share.
     cells = itertools.product(seeds or merged["seeds"], chosen.items(), settings.items())
     jobs = tuple(
@@ -118,48 +100,8 @@ def load_sweep(
         question=content.get("question", ""),
         note=merged.get("note", ""),
         baseline=content.get("baseline"),
-        claims=tuple(_claims(content, at_scale)),
+        claims=tuple(map(dict, merged_claims(content, at_scale))),
     )
-
-
-def _claims(content: Mapping[str, Any], at_scale: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A scale's own claims, then those of the file, which are about its ``about``."""
-    about = content.get("about", {})
-    return [
-        *map(dict, at_scale.get("claims", [])),
-        *({**about, **each} for each in content.get("claims", [])),
-    ]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a mapping with {', '.join(sorted(_TOP_KEYS))}")
-    _only(content, _TOP_KEYS, str(path))
-    for key in ("arms", "seeds", "scales"):
-        if not content.get(key):
-            raise ValueError(f"{path} must have a non-empty {key!r}")
-    for arm in content["arms"]:
-        check_label(str(arm), what=f"{path}: an arm")
-    if content.get("baseline") is not None and content["baseline"] not in content["arms"]:
-        raise ValueError(f"{path}: baseline must be one of the arms {', '.join(content['arms'])}")
-    _only(content.get("about", {}), _ABOUT_KEYS, f"{path}: about")
-    for scale, at_scale in content["scales"].items():
-        parse_claims(
-            _claims(content, at_scale or {}), arms=content["arms"], where=f"{path}: claims at scale {scale}"
-        )
-    return content
-
-
-def _only(node: Mapping[str, Any], known: set[str], where: str) -> None:
-    unknown = sorted(set(node) - known)
-    if unknown:
-        raise ValueError(
-            f"{where} has unknown keys {', '.join(unknown)}: known are {', '.join(sorted(known))}"
-        )
 
 
 def _choose(arms: Mapping[str, Any], names: Sequence[str] | None, path: Path) -> dict[str, Any]:

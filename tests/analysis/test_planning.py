@@ -81,6 +81,8 @@ def test_a_margin_is_held_to_a_one_sided_test() -> None:
     [
         ({"contrast": "rest - all"}, {}, "not run: no rest in this plan"),
         ({"metric": "hmmt/avg"}, {}, "not run: no evaluation on hmmt"),
+        ({"setting": "code"}, {}, "not run: no setting code in this sweep (has math)"),
+        ({"metric": "pooled/avg"}, {"questions": {}, "samples": {}}, "not run: no evaluation on anything"),
         ({"metric": "aime24/pass_at_64"}, {}, "not run: pass@64 needs 64 samples, planned are 32"),
         ({"metric": "aime24/pass_at_8"}, {}, "no figure: only averages have one, not pass@8"),
         (
@@ -115,6 +117,24 @@ def test_too_few_seeds_have_figures_that_say_what_more_would_bring(seeds: tuple[
     assert found.advice is not None
     assert found.advice.detectable == pytest.approx(expected)
     assert found.to_add == "seeds"
+
+
+def test_a_pooled_claim_needs_every_benchmark_on_both_sides() -> None:
+    less = replace(ARM, questions={"aime24": 30}, samples={"aime24": 32})
+    (found,) = prospects([_claim(metric="pooled/avg")], {("math", "all"): less, ("math", "top"): ARM})
+    assert found.obstacle == "not run: no evaluation on aime25"
+
+
+def test_a_claim_of_parts_about_a_setting_that_is_not_there_is_named_in_its_place() -> None:
+    both = {"id": "both", "kind": "all_of", "parts": ["wins", "also"], "setting": "code"}
+    parts = [
+        {"id": name, "kind": "superiority", "contrast": "top - all", "metric": "aime24/avg"}
+        for name in both["parts"]
+    ]
+    claims = parse_claims([both, *parts], arms={"top", "all"})
+    found = prospects(claims, {(name, arm): ARM for name in ("math", "logic") for arm in ("all", "top")})
+    assert [each.claim.id for each in found] == ["both", "wins", "wins", "also", "also"]
+    assert found[0].obstacle == "not run: no setting code in this sweep (has math, logic)"
 
 
 def test_variances_of_finished_runs_replace_the_assumed_ones(

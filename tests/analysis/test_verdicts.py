@@ -208,7 +208,7 @@ def test_another_model_is_not_comparable(tmp_path: Path, make_run: Make, make_sw
         ({"metric": "aime24/avg"}, "no evaluation on aime24"),
         ({"metric": "ops/pass_at_64"}, "pass@64 needs 64 samples of each question, there are 4"),
         ({"contrast": "top - bottom"}, "this sweep has no bottom"),
-        ({"setting": "countdown"}, "this sweep has no setting countdown"),
+        ({"setting": "countdown"}, "no setting countdown in this sweep (has ops)"),
     ],
 )
 def test_what_was_not_measured_is_not_run(
