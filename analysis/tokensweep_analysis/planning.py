@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from tokensweep_analysis.arms import Arm, Cell
 from tokensweep_analysis.claims import POOLED, Claim
 from tokensweep_analysis.metrics import AVERAGE, Kind
+from tokensweep_analysis.obstacles import LEAST_QUESTIONS, LEAST_SEEDS, another_subject, no_setting
 from tokensweep_analysis.power import (
     CENTRAL,
     OPTIMISTIC,
@@ -17,15 +18,8 @@ from tokensweep_analysis.power import (
     advise,
     components_of,
 )
-from tokensweep_analysis.verdicts import (
-    ALPHA,
-    LEAST_QUESTIONS,
-    LEAST_SEEDS,
-    RULES,
-    another_subject,
-    families,
-    no_setting,
-)
+from tokensweep_analysis.rules import ALPHA, RULES
+from tokensweep_analysis.verdicts import families
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,95 +8,20 @@ Holm over the claims of a family: a paper's, or a sweep's own, in one setting.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isclose, isnan
 
-from tokensweep_analysis.arms import Arm, Cell, other_training, pair_mismatch
+from tokensweep_analysis.arms import Arm, Cell
 from tokensweep_analysis.claims import Claim, ClaimKind, Judgement, Verdict
-from tokensweep_analysis.contrasts import differences
-from tokensweep_analysis.decisions import Normal, posterior, tost_p
-from tokensweep_analysis.intervals import TWO_CHECKPOINTS, Estimate
-from tokensweep_analysis.metrics import Kind
+from tokensweep_analysis.decisions import Normal, posterior
+from tokensweep_analysis.intervals import Estimate
 from tokensweep_analysis.multiplicity import holm, holm_confidences
+from tokensweep_analysis.obstacles import Obstacle, look, no_setting
+from tokensweep_analysis.rules import ALPHA, RULES, Bounds
 from tokensweep_analysis.wording import detected, percent
 
-ALPHA = 0.05
-LEAST_SEEDS = 3  # below it a difference between two methods cannot be told from one between two runs
-LEAST_QUESTIONS = 20
-MOST_GAP = 0.05  # of truncated or unreadable answers, beyond the other arm's
 _SURE, _UNLIKELY = 0.975, 0.05  # what a sceptic must believe to agree
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Ends of the intervals of a difference that the rules call 95 % and 90 %; Holm may widen either."""
-
-    low: float
-    high: float
-    low_90: float
-    high_90: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """When a claim counts as reproduced and as refuted. Effect is the margin, or the smallest effect.
-
-    The two are different tests, so Holm adjusts each over its own p values: with levels borrowed from the
-    other one, at least one of 8 claims would be refuted falsely in a quarter of sweeps (simulated).
-    """
-
-    reproduced: Callable[[Bounds, float], bool]  # bounds, effect
-    refuted: Callable[[Bounds, float], bool]
-    p_reproduced: Callable[[Estimate, float], float]  # estimate, effect
-    p_refuted: Callable[[Estimate, float], float]
-    # Reproduced is read off the 95 % interval and refuted off the 90 %; otherwise the reverse.
-    is_two_sided: bool
-    words: str
-    # Whether both arms must be well and readable; otherwise the left one: a collapse of the other may be
-    # what is claimed.
-    is_mutual: bool = False
-
-
-RULES: Mapping[ClaimKind, Rule] = {
-    ClaimKind.superiority: Rule(
-        reproduced=lambda ends, _: ends.low > 0,
-        refuted=lambda ends, effect: ends.high_90 < effect or ends.high < 0,
-        p_reproduced=lambda estimate, _: estimate.p_value(),
-        p_refuted=lambda estimate, effect: estimate.p_below(effect),
-        is_two_sided=True,
-        words="reproduced if the 95 % interval lies above 0, refuted if it lies below 0 or the 90 % interval "
-        "lies below {effect}",
-    ),
-    ClaimKind.non_inferiority: Rule(
-        reproduced=lambda ends, margin: ends.low_90 > -margin,
-        refuted=lambda ends, _: ends.high < 0,
-        p_reproduced=lambda estimate, margin: estimate.p_above(-margin),
-        p_refuted=lambda estimate, _: estimate.p_value(),
-        is_two_sided=False,
-        words="reproduced if the 90 % interval lies above -{effect}, else refuted if the 95 % interval lies "
-        "below 0",
-    ),
-    ClaimKind.equivalence: Rule(
-        reproduced=lambda ends, margin: -margin < ends.low_90 and ends.high_90 < margin,
-        refuted=lambda ends, margin: ends.low > margin or ends.high < -margin,
-        p_reproduced=tost_p,
-        p_refuted=lambda estimate, margin: 2 * min(estimate.p_above(margin), estimate.p_below(-margin), 0.5),
-        is_two_sided=False,
-        words="reproduced if the 90 % interval lies within {effect} of 0, refuted if the 95 % interval lies "
-        "outside",
-        is_mutual=True,
-    ),
-    ClaimKind.at_least: Rule(
-        reproduced=lambda ends, margin: ends.low > margin,
-        refuted=lambda ends, margin: ends.high_90 < margin,
-        p_reproduced=lambda estimate, margin: estimate.p_value(margin),
-        p_refuted=lambda estimate, margin: estimate.p_below(margin),
-        is_two_sided=True,
-        words="reproduced if the 95 % interval lies above {effect}, refuted if the 90 % interval lies below",
-    ),
-}
 
 
 def judge(claims: Sequence[Claim], cells: Mapping[Cell, Arm]) -> tuple[Judgement, ...]:
@@ -113,7 +38,7 @@ def judge(claims: Sequence[Claim], cells: Mapping[Cell, Arm]) -> tuple[Judgement
                 judged[claim.id, setting] = _all_of(claim, setting, parts)
     for claim in claims:
         if claim.setting and claim.setting not in settings:
-            absent = _Obstacle(Verdict.not_run, no_setting(claim, settings))
+            absent = Obstacle(Verdict.not_run, no_setting(claim, settings))
             judged[claim.id, claim.setting] = _without(claim, claim.setting, absent)
     order = {claim.id: place for place, claim in enumerate(claims)}
     return tuple(sorted(judged.values(), key=lambda each: order[each.claim.id]))
@@ -124,14 +49,6 @@ def families(claims: Sequence[Claim]) -> list[list[Claim]]:
     simple = [claim for claim in claims if claim.kind is not ClaimKind.all_of]
     own, published = [c for c in simple if not c.model], [c for c in simple if c.model]
     return [family for family in (own, published) if family]
-
-
-@dataclass(frozen=True)
-class _Obstacle:
-    """What keeps a claim from being decided, whatever its numbers are."""
-
-    verdict: Verdict
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -146,7 +63,7 @@ class _Level:
 
 
 def _judge_family(claims: Sequence[Claim], setting: str, cells: Mapping[Cell, Arm]) -> list[Judgement]:
-    found = {claim.id: _look(claim, setting, cells) for claim in claims}
+    found = {claim.id: look(claim, setting, cells) for claim in claims}
     tested = {
         claim.id: (claim, estimate)
         for claim in claims
@@ -173,112 +90,16 @@ def _levels(tested: Sequence[tuple[Claim, Estimate]]) -> list[_Level]:
     return [_Level(*each, family=len(tested)) for each in found]
 
 
-def _decides(obstacle: _Obstacle | None) -> bool:
+def _decides(obstacle: Obstacle | None) -> bool:
     """Whether a claim counts in its family: a guard makes it inconclusive, but it was tested."""
     return obstacle is None or obstacle.verdict is Verdict.inconclusive
 
 
-def _look(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> tuple[_Obstacle | None, Estimate | None]:
-    """The difference as far as there is one, and what stands in the way of a verdict."""
-    assert claim.metric is not None
-    sides = [cells.get((setting, arm, claim.benchmark)) for arm in (claim.left, claim.right)]
-    left, right = sides
-    if left is None or right is None:
-        return _Obstacle(Verdict.not_run, _absent(claim, setting, cells)), None
-    for name, arm in ((claim.left, left), (claim.right, right)):
-        if not arm.runs:
-            return _Obstacle(Verdict.not_run, f"no run of {name} has finished"), None
-    most = min(left.num_samples, right.num_samples)
-    if claim.metric.kind is not Kind.cover_at and claim.metric.at > most:
-        needed = f"{claim.metric} needs {claim.metric.at:g} samples of each question, there are {most}"
-        return _Obstacle(Verdict.not_run, needed), None
-    if odd := left.odd or right.odd or pair_mismatch(left, right):
-        return _Obstacle(Verdict.inconclusive, odd), None
-    estimate = differences(left, right, metrics=[claim.metric])[claim.metric]
-    if other := another_subject(claim, models=(left.models, right.models), data=(left.datas, right.datas)):
-        return _Obstacle(Verdict.not_comparable, other), estimate
-    guard = _guard(claim, left, right, estimate)
-    return (_Obstacle(Verdict.inconclusive, guard) if guard else None), estimate
-
-
-def _absent(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> str:
-    """Why there is no cell for a claim."""
-    arms = {arm for place, arm, _ in cells if place == setting}
-    missing = [arm for arm in (claim.left, claim.right) if arm not in arms]
-    if missing:
-        return f"this sweep has no {' and no '.join(missing)}"
-    return f"no evaluation on {claim.benchmark}"
-
-
-def no_setting(claim: Claim, settings: Collection[str]) -> str:
-    """A sentence for a claim about a setting that is none of a sweep's."""
-    return f"no setting {claim.setting} in this sweep (has {', '.join(settings)})"
-
-
-def another_subject(
-    claim: Claim,
-    *,
-    models: tuple[Collection[str], Collection[str]],
-    data: tuple[Collection[str], Collection[str]],
-) -> str:
-    """In what runs differ from what a claim is about, or from each other beside the method; empty in nothing.
-
-    Each pair is what the left and what the right arm is trained with.
-    """
-    odd = []
-    for what, wanted, sides in (("model", claim.model, models), ("data", claim.data, data)):
-        got = {*sides[0], *sides[1]}
-        if wanted and {_plain(each) for each in got} != {_plain(wanted)}:
-            names = " and ".join(sorted(got)) or "that was not written down"
-            odd.append(f"{what} {names} instead of {wanted}")
-    other = other_training(models=models, data=data)
-    return "; ".join(odd) or (f"arms are trained with {other}" if other else "")
-
-
-def _plain(name: str) -> str:
-    """A name as people mean it: no owner, no case, no separators."""
-    return re.sub(r"[^a-z0-9]", "", name.rpartition("/")[2].lower())
-
-
-def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
-    """What forbids a verdict though there is a difference; empty when nothing does."""
-    seeds = min(len(left.seeds), len(right.seeds))
-    if seeds < LEAST_SEEDS:
-        one = TWO_CHECKPOINTS if seeds == 1 else f"{seeds} seeds"
-        return f"{one}; a claim about a method needs {LEAST_SEEDS}"
-    if left.num_questions < LEAST_QUESTIONS:
-        return f"{left.num_questions} questions, a verdict needs {LEAST_QUESTIONS}"
-    sides = [(claim.left, left), (claim.right, right)]
-    for name, arm in sides if RULES[claim.kind].is_mutual else sides[:1]:
-        if ill := next((run.health for run in arm.runs if run.health), ""):
-            return f"{name} is not healthy: {ill}"
-    if unlike := _measured_unlike(claim, left, right):
-        return unlike
-    if isnan(estimate.standard_error):
-        return "the scores have no spread, so there is no interval"
-    return ""
-
-
-def _measured_unlike(claim: Claim, left: Arm, right: Arm) -> str:
-    """A sentence when an arm whose answers must be readable has too many more that are not."""
-    for name, what in (("truncated_fraction", "truncated"), ("no_answer_fraction", "unreadable")):
-        mine, theirs = left.mean(name), right.mean(name)
-        if mine is None or theirs is None:
-            continue
-        gap = mine - theirs
-        if (abs(gap) if RULES[claim.kind].is_mutual else gap) > MOST_GAP:
-            return (
-                f"{100 * mine:.1f} % of the answers of {claim.left} are {what} and {100 * theirs:.1f} % of "
-                f"those of {claim.right}: they are not measured alike"
-            )
-    return ""
-
-
 def _decide(
-    claim: Claim, setting: str, estimate: Estimate, level: _Level, obstacle: _Obstacle | None
+    claim: Claim, setting: str, estimate: Estimate, level: _Level, obstacle: Obstacle | None
 ) -> Judgement:
     reason = obstacle.reason if obstacle else ""
-    shown = _without(claim, setting, _Obstacle(Verdict.inconclusive, reason), estimate)
+    shown = _without(claim, setting, Obstacle(Verdict.inconclusive, reason), estimate)
     if isnan(level.p_value):
         return shown
     effect, rule = claim.smallest_effect, RULES[claim.kind]
@@ -375,7 +196,7 @@ def _span(low: float, high: float) -> str:
     return f"[{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def _without(claim: Claim, setting: str, obstacle: _Obstacle, estimate: Estimate | None = None) -> Judgement:
+def _without(claim: Claim, setting: str, obstacle: Obstacle, estimate: Estimate | None = None) -> Judgement:
     """A judgement that no rule made."""
     return Judgement(
         claim=claim,
@@ -402,7 +223,7 @@ def _all_of(claim: Claim, setting: str, parts: Sequence[Judgement]) -> Judgement
     """Refuted by one refuted part, reproduced by all; Holm has adjusted the parts with their family."""
     if len(parts) < len(claim.parts):
         return _without(
-            claim, setting, _Obstacle(Verdict.not_run, "some of its parts are about other settings")
+            claim, setting, Obstacle(Verdict.not_run, "some of its parts are about other settings")
         )
     verdict = min((part.verdict for part in parts), key=_WEAKEST.index)
     return Judgement(

@@ -12,8 +12,8 @@ import pytest
 from tokensweep.files import write_json
 from tokensweep.identity import read_json
 from tokensweep_analysis.claims import ClaimKind, Judgement, Verdict
+from tokensweep_analysis.rules import RULES, Bounds
 from tokensweep_analysis.tables import compare
-from tokensweep_analysis.verdicts import RULES, Bounds
 
 Make = Callable[..., None]
 REPRODUCED, REFUTED, NEITHER = (True, False), (False, True), (False, False)

@@ -1,0 +1,123 @@
+"""What stands in the way of a verdict, whatever the numbers are: the reason why a claim has none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from math import isnan
+
+from tokensweep_analysis.arms import Arm, Cell, other_training, pair_mismatch
+from tokensweep_analysis.claims import Claim, Verdict
+from tokensweep_analysis.contrasts import differences
+from tokensweep_analysis.intervals import TWO_CHECKPOINTS, Estimate
+from tokensweep_analysis.metrics import Kind
+from tokensweep_analysis.rules import RULES
+
+LEAST_SEEDS = 3  # below it a difference between two methods cannot be told from one between two runs
+LEAST_QUESTIONS = 20
+MOST_GAP = 0.05  # of truncated or unreadable answers, beyond the other arm's
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What keeps a claim from being decided, whatever its numbers are."""
+
+    verdict: Verdict
+    reason: str
+
+
+def look(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> tuple[Obstacle | None, Estimate | None]:
+    """The difference as far as there is one, and what stands in the way of a verdict."""
+    assert claim.metric is not None
+    sides = [cells.get((setting, arm, claim.benchmark)) for arm in (claim.left, claim.right)]
+    left, right = sides
+    if left is None or right is None:
+        return Obstacle(Verdict.not_run, _absent(claim, setting, cells)), None
+    for name, arm in ((claim.left, left), (claim.right, right)):
+        if not arm.runs:
+            return Obstacle(Verdict.not_run, f"no run of {name} has finished"), None
+    most = min(left.num_samples, right.num_samples)
+    if claim.metric.kind is not Kind.cover_at and claim.metric.at > most:
+        needed = f"{claim.metric} needs {claim.metric.at:g} samples of each question, there are {most}"
+        return Obstacle(Verdict.not_run, needed), None
+    if odd := left.odd or right.odd or pair_mismatch(left, right):
+        return Obstacle(Verdict.inconclusive, odd), None
+    estimate = differences(left, right, metrics=[claim.metric])[claim.metric]
+    if other := another_subject(claim, models=(left.models, right.models), data=(left.datas, right.datas)):
+        return Obstacle(Verdict.not_comparable, other), estimate
+    guard = _guard(claim, left, right, estimate)
+    return (Obstacle(Verdict.inconclusive, guard) if guard else None), estimate
+
+
+def _absent(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> str:
+    """Why there is no cell for a claim."""
+    arms = {arm for place, arm, _ in cells if place == setting}
+    missing = [arm for arm in (claim.left, claim.right) if arm not in arms]
+    if missing:
+        return f"this sweep has no {' and no '.join(missing)}"
+    return f"no evaluation on {claim.benchmark}"
+
+
+def no_setting(claim: Claim, settings: Collection[str]) -> str:
+    """A sentence for a claim about a setting that is none of a sweep's."""
+    return f"no setting {claim.setting} in this sweep (has {', '.join(settings)})"
+
+
+def another_subject(
+    claim: Claim,
+    *,
+    models: tuple[Collection[str], Collection[str]],
+    data: tuple[Collection[str], Collection[str]],
+) -> str:
+    """In what runs differ from what a claim is about, or from each other beside the method; empty in nothing.
+
+    Each pair is what the left and what the right arm is trained with.
+    """
+    odd = []
+    for what, wanted, sides in (("model", claim.model, models), ("data", claim.data, data)):
+        got = {*sides[0], *sides[1]}
+        if wanted and {_plain(each) for each in got} != {_plain(wanted)}:
+            names = " and ".join(sorted(got)) or "that was not written down"
+            odd.append(f"{what} {names} instead of {wanted}")
+    other = other_training(models=models, data=data)
+    return "; ".join(odd) or (f"arms are trained with {other}" if other else "")
+
+
+def _plain(name: str) -> str:
+    """A name as people mean it: no owner, no case, no separators."""
+    return re.sub(r"[^a-z0-9]", "", name.rpartition("/")[2].lower())
+
+
+def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
+    """What forbids a verdict though there is a difference; empty when nothing does."""
+    seeds = min(len(left.seeds), len(right.seeds))
+    if seeds < LEAST_SEEDS:
+        one = TWO_CHECKPOINTS if seeds == 1 else f"{seeds} seeds"
+        return f"{one}; a claim about a method needs {LEAST_SEEDS}"
+    if left.num_questions < LEAST_QUESTIONS:
+        return f"{left.num_questions} questions, a verdict needs {LEAST_QUESTIONS}"
+    sides = [(claim.left, left), (claim.right, right)]
+    for name, arm in sides if RULES[claim.kind].is_mutual else sides[:1]:
+        if ill := next((run.health for run in arm.runs if run.health), ""):
+            return f"{name} is not healthy: {ill}"
+    if unlike := _measured_unlike(claim, left, right):
+        return unlike
+    if isnan(estimate.standard_error):
+        return "the scores have no spread, so there is no interval"
+    return ""
+
+
+def _measured_unlike(claim: Claim, left: Arm, right: Arm) -> str:
+    """A sentence when an arm whose answers must be readable has too many more that are not."""
+    for name, what in (("truncated_fraction", "truncated"), ("no_answer_fraction", "unreadable")):
+        mine, theirs = left.mean(name), right.mean(name)
+        if mine is None or theirs is None:
+            continue
+        gap = mine - theirs
+        if (abs(gap) if RULES[claim.kind].is_mutual else gap) > MOST_GAP:
+            return (
+                f"{100 * mine:.1f} % of the answers of {claim.left} are {what} and {100 * theirs:.1f} % of "
+                f"those of {claim.right}: they are not measured alike"
+            )
+    return ""
