@@ -110,7 +110,7 @@ class Judgement:
     detectable: float | None = None
     smallest_effect: float | None = None  # delta0: the smallest difference worth having
     p_above_0: float | None = None  # posterior under a sceptical prior
-    p_above_smallest: float | None = None
+    p_above_smallest: float | None = None  # none for a margin that is a tolerance
 
 
 def arms_named(entries: Sequence[Mapping[str, Any]]) -> set[str]:

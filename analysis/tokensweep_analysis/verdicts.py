@@ -139,7 +139,7 @@ def _decide(
         detectable=detectable,
         smallest_effect=effect,
         p_above_0=belief.above(0),
-        p_above_smallest=belief.above(effect),
+        p_above_smallest=belief.above(effect) if rule.is_two_sided else None,
     )
 
 

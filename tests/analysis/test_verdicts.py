@@ -287,3 +287,5 @@ def test_a_claim_alone_has_the_levels_of_its_rule_and_margins_turn_them_round(
     assert margin.estimate is not None
     assert (margin.low_refute, margin.high_refute) == (margin.estimate.low, margin.estimate.high)
     assert margin.low_reproduce == margin.estimate.interval(0.9)[0]
+    assert margin.p_above_0 is not None
+    assert margin.p_above_smallest is None  # being two points better is not what it claims
