@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tokensweep_analysis.arms import Arm, Cell
-from tokensweep_analysis.claims import POOLED, Claim
+from tokensweep_analysis.assumed import components_for
+from tokensweep_analysis.claims import POOLED, Claim, ClaimKind
 from tokensweep_analysis.metrics import AVERAGE, Kind
 from tokensweep_analysis.obstacles import LEAST_QUESTIONS, LEAST_SEEDS, another_subject, no_setting
 from tokensweep_analysis.power import (
@@ -43,10 +44,13 @@ class Prospect:
     claim: Claim
     setting: str
     obstacle: str = ""  # why there will be no verdict whatever comes out
+    remark: str = ""  # why there is no figure though there may be a verdict
     # Smallest detectable differences, now and with more of one thing; also where seeds are too few.
     advice: Advice | None = None
-    best_case: float | None = None  # with optimistic variances
-    worst_case: float | None = None  # with pessimistic variances
+    # The lowest and the highest figure of the three scenarios. Where sampling prevails the optimistic one may
+    # have the highest: less variance between questions leaves fewer degrees of freedom.
+    best_case: float | None = None
+    worst_case: float | None = None
     is_measured: bool = False  # variances of finished runs of this sweep, otherwise assumed
     num_claims: int = 1  # of the family that Holm adjusts
 
@@ -91,6 +95,10 @@ def prospects(
                 else _prospect(claim, setting, planned, tested, finished or {})
                 for claim in family
             ]
+        for claim in own:
+            if claim.kind is ClaimKind.all_of:
+                parts = [each for each in found if each.setting == setting and each.claim.id in claim.parts]
+                found.append(_whole(claim, setting, parts))
     order = {claim.id: place for place, claim in enumerate(claims)}
     return sorted(found, key=lambda each: order[each.claim.id])
 
@@ -137,40 +145,82 @@ def _prospect(
     if seeds < LEAST_SEEDS:
         have = "1 seed" if seeds == 1 else f"{seeds} seeds"
         base = replace(base, obstacle=f"inconclusive: {have}, a verdict needs {LEAST_SEEDS}")
-    if claim.metric != AVERAGE:
-        unknown = f"no figure: only averages have one, not {claim.metric}"
-        return replace(base, obstacle=base.obstacle or unknown)
-    measured = _measured(claim, setting, finished)
+    metric = claim.metric
+    assert metric is not None
     alpha = (ALPHA if RULES[claim.kind].is_two_sided else 2 * ALPHA) / num_claims
     paired = sorted(sides[0].seeds) == sorted(sides[1].seeds)
 
-    def looked(components: Components) -> Advice:
+    def looked(components: Components, twice_sampled: Components | None) -> Advice:
         return advise(
-            components, questions=questions, seeds=seeds, samples=samples, paired_seeds=paired, alpha=alpha
+            components,
+            twice_sampled=twice_sampled,
+            questions=questions,
+            seeds=seeds,
+            samples=samples,
+            paired_seeds=paired,
+            alpha=alpha,
         )
 
-    return replace(
-        base,
-        advice=looked(measured or CENTRAL),
-        best_case=None if measured else looked(OPTIMISTIC).detectable,
-        worst_case=None if measured else looked(PESSIMISTIC).detectable,
-        is_measured=measured is not None,
-    )
+    if measured := _measured(claim, setting, finished, samples=samples):
+        twice_sampled = measured if metric == AVERAGE else None
+        return replace(base, advice=looked(measured, twice_sampled), is_measured=True)
+    if metric.kind is Kind.maj_at:
+        unknown = f"no figure before runs have finished: {metric} depends on which wrong answers agree"
+        return replace(base, remark="" if base.obstacle else unknown)
+    cases = [
+        looked(*(components_for(metric, each, samples=count) for count in (samples, 2 * samples)))
+        for each in (CENTRAL, OPTIMISTIC, PESSIMISTIC)
+    ]
+    figures = [case.detectable for case in cases]
+    return replace(base, advice=cases[0], best_case=min(figures), worst_case=max(figures))
 
 
-def _measured(claim: Claim, setting: str, finished: Mapping[Cell, Arm]) -> Components | None:
-    """Variances between the two arms as far as they have run; None where two runs of each are missing."""
+def _whole(claim: Claim, setting: str, parts: Sequence[Prospect]) -> Prospect:
+    """A claim of parts: there is no figure for all of them at once, but one of them is the hardest."""
+    base = Prospect(claim=claim, setting=setting)
+    if len(parts) < len(claim.parts):
+        return replace(base, obstacle="not run: some of its parts are about other settings")
+    if blocked := [part for part in parts if part.obstacle]:
+        reasons = {part.obstacle for part in parts}
+        names = " and ".join(part.claim.id for part in blocked)
+        alone = f"cannot be reproduced: {names} will have no verdict"
+        return replace(base, obstacle=reasons.pop() if len(reasons) == 1 else alone)
+    whole = "reproduced only if all its parts are"
+    if any(part.advice is None for part in parts):
+        return replace(base, remark=f"{whole}: see there")
+    return replace(base, remark=f"{whole}, so less often than the hardest, {_hardest(parts).claim.id}")
+
+
+def _hardest(parts: Sequence[Prospect]) -> Prospect:
+    """The one whose figure is the largest, in units of its size where all have one."""
+    have_sizes = all(part.size for part in parts)
+
+    def hardness(part: Prospect) -> float:
+        assert part.advice is not None
+        return part.advice.detectable / (abs(part.size) if have_sizes and part.size else 1.0)
+
+    return max(parts, key=hardness)
+
+
+def _measured(claim: Claim, setting: str, finished: Mapping[Cell, Arm], *, samples: int) -> Components | None:
+    """Variances between the two arms as far as they have run; None where two runs of each are missing.
+
+    Those of other metrics than averages hold for the number of samples that the runs have, and are None
+    where ``samples`` is another one.
+    """
+    assert claim.metric is not None
     left, right = (finished.get((setting, arm, claim.benchmark), Arm()) for arm in (claim.left, claim.right))
-    if min(len(left.runs), len(right.runs), left.num_samples, right.num_samples) < 2:
+    have = min(left.num_samples, right.num_samples)
+    if min(len(left.runs), len(right.runs), have) < 2 or (claim.metric != AVERAGE and have != samples):
         return None
-    tables = [[table[:, :, 0] for table in arm.tables([AVERAGE])] for arm in (left, right)]
+    tables = [[table[:, :, 0] for table in arm.tables([claim.metric])] for arm in (left, right)]
     try:
         return components_of(
             tables[0],
             tables[1],
             seeds=left.seeds,
             baseline_seeds=right.seeds,
-            samples=min(left.num_samples, right.num_samples),
+            samples=have if claim.metric == AVERAGE else None,
         )
     except ValueError:  # other questions than the other arm, or a single one: nothing to learn from
         return None

@@ -40,7 +40,9 @@ class Components:
     omega: float  # SD over questions of the true difference (question x arm)
     sigma_seed: float  # SD over training seeds of the mean over questions
     sigma_seed_question: float  # SD of what a seed does to single questions
-    within: float  # variance of one sample, mean of p (1 - p) over questions
+    # Variance of one sample, mean of p (1 - p) over questions. Of another metric than the average: n times
+    # the sampling variance of a question's number, which depends on n.
+    within: float
 
 
 # Evaluation notes of this project, November 2026. `within` is measured on AIME24 (0.105 and 0.108 from 128
@@ -98,17 +100,19 @@ def components_of(
     *,
     seeds: Sequence[int],
     baseline_seeds: Sequence[int],
-    samples: int,
+    samples: int | None,
 ) -> Components:
     """Components by the method of moments from finished runs, to plan the next ones with.
 
     Tables have mean accuracies (pass@1) of ``samples`` samples per cell, because ``within`` is their
-    ``n / (n - 1) p (1 - p)``. The variances of the two-way interval are set to what is expected of them;
-    negative solutions become 0. Raises ValueError for one run, one question or one sample, which do not
-    tell the components apart, and for tables that do not fit.
+    ``n / (n - 1) p (1 - p)``; or numbers of another metric and ``samples`` None: what sampling adds to them
+    is not told apart, but part of ``sigma_seed_question``, and holds for as many samples only. The variances
+    of the two-way interval are set to what is expected of them; negative solutions become 0. Raises
+    ValueError for one run, one question or one sample, which do not tell the components apart, and for tables
+    that do not fit.
     """
     design = difference_design(tables, baseline, seeds=seeds, baseline_seeds=baseline_seeds)
-    if not design.both or samples < 2:
+    if not design.both or (samples is not None and samples < 2):
         raise ValueError(
             f"components need two runs per arm, two questions per benchmark and two samples, got "
             f"{design.num_runs} runs, {design.questions_per_benchmark} questions and {samples} samples: "
@@ -121,11 +125,13 @@ def components_of(
     sizes = design.questions_per_benchmark
     share = sum(1 / size for size in sizes) / len(sizes) ** 2
     per_run = 1 / len(seeds) + 1 / len(baseline_seeds)  # 2 / S for arms of the same size
-    within = float(np.mean([_within(arm) for arm in (tables, baseline)])) * samples / (samples - 1)
+    within = 0.0
+    if samples is not None:
+        within = float(np.mean([_within(arm) for arm in (tables, baseline)])) * samples / (samples - 1)
     return Components(
         omega=_root((v_q - v_r) / share),
         sigma_seed=_root((v_s - v_r) / per_run),
-        sigma_seed_question=_root(v_r / share / per_run - within / samples),
+        sigma_seed_question=_root(v_r / share / per_run - within / (samples or 1)),
         within=within,
     )
 
@@ -148,7 +154,7 @@ class Advice:
     detectable: float
     two_more_seeds: float
     twice_the_questions: float
-    twice_the_samples: float
+    twice_the_samples: float | None  # None where it is not known what samples add
 
     @property
     def best(self) -> str:
@@ -156,14 +162,16 @@ class Advice:
         options = {
             "seeds": self.two_more_seeds,
             "questions": self.twice_the_questions,
-            "samples": self.twice_the_samples,
         }
+        if self.twice_the_samples is not None:
+            options["samples"] = self.twice_the_samples
         return min(options, key=lambda name: options[name])
 
 
 def advise(
     components: Components,
     *,
+    twice_sampled: Components | None,
     questions: int | Sequence[int],
     seeds: int,
     samples: int,
@@ -173,14 +181,22 @@ def advise(
 ) -> Advice:
     """What a plan finds as it is, with two more seeds, with twice the questions, with twice the samples.
 
-    Costs are not weighed: a seed is a training run, questions and samples are not. With one seed per arm
-    "as it is" is about two checkpoints and "two more seeds" about the method, so it may be the larger number.
+    ``twice_sampled`` are the components with twice the samples, the same ones for averages; None where they
+    are not known. Costs are not weighed: a seed is a training run, questions and samples are not. With one
+    seed per arm "as it is" is about two checkpoints and "two more seeds" about the method, so it may be the
+    larger number.
     """
     sizes = [questions] if isinstance(questions, int) else list(questions)
 
-    def with_more(*, seeds: int = seeds, sizes: Sequence[int] = sizes, samples: int = samples) -> float:
+    def with_more(
+        known: Components = components,
+        *,
+        seeds: int = seeds,
+        sizes: Sequence[int] = sizes,
+        samples: int = samples,
+    ) -> float:
         return design_detectable(
-            components,
+            known,
             questions=sizes,
             seeds=seeds,
             samples=samples,
@@ -193,5 +209,5 @@ def advise(
         detectable=with_more(),
         two_more_seeds=with_more(seeds=seeds + 2),
         twice_the_questions=with_more(sizes=[2 * size for size in sizes]),
-        twice_the_samples=with_more(samples=2 * samples),
+        twice_the_samples=with_more(twice_sampled, samples=2 * samples) if twice_sampled else None,
     )

@@ -11,6 +11,7 @@ from rich.text import Text
 from tokensweep.identity import read_json
 from tokensweep.plan import Plan
 from tokensweep_analysis.claims import arms_named, parse_claims
+from tokensweep_analysis.metrics import AVERAGE
 from tokensweep_analysis.wording import detected
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def show_outlook(plan: Plan, console: Console) -> None:
     if with_figures := [each for each in found if each.advice]:
         console.print(_tabulated(with_figures))
         console.print()
-    for line in (*_without_verdict(found), *_explained(found)):
+    for line in (*_without_figure(found), *_explained(found)):
         console.print(line, highlight=False, markup=False)
 
 
@@ -93,12 +94,12 @@ def _named(each: Prospect, *, several: bool) -> tuple[str, ...]:
     return (f"{each.claim.id},", each.setting) if several else (each.claim.id,)
 
 
-def _without_verdict(found: list[Prospect]) -> list[str]:
-    """Claims that this plan cannot decide, those of one reason together."""
+def _without_figure(found: list[Prospect]) -> list[str]:
+    """Claims that this plan cannot decide or has no figure for, those of one reason together."""
     reasons: dict[str, list[str]] = {}
     for each in found:
-        if each.obstacle:
-            reasons.setdefault(each.obstacle, []).append(each.claim.id)
+        if reason := each.obstacle or each.remark:
+            reasons.setdefault(reason, []).append(each.claim.id)
     return [f"{', '.join(dict.fromkeys(ids))}: {reason}" for reason, ids in reasons.items()]
 
 
@@ -121,7 +122,8 @@ def _explained(found: list[Prospect]) -> list[str]:
     """What the numbers of the table rest on."""
     if not any(each.advice for each in found):
         return []
-    measured = all(each.is_measured for each in found if each.advice)
+    figures = [each for each in found if each.advice]
+    others = [each for each in figures if each.claim.metric != AVERAGE]
     lines = [
         "Detects is the smallest true difference that is found in 80 of 100 repetitions, at the first step, "
         "the hardest, of Holm's adjustment over the claims that it tests; the report gives it at the step "
@@ -129,10 +131,22 @@ def _explained(found: list[Prospect]) -> list[str]:
         "With one seed per arm the figure is about two checkpoints; with two more it is about the method, "
         "and may be larger."
     ]
-    if measured:
-        return [*lines, "Variances are those of the finished runs of this sweep."]
-    return [
-        *lines,
-        "Variances are assumed (AIME-like questions, seed SD 1.1 points; in brackets 0.5 and 2.2), or those "
-        "of this sweep where two runs of both arms have finished.",
-    ]
+    if all(each.is_measured for each in figures):
+        lines.append("Variances are those of the finished runs of this sweep.")
+    else:
+        lines.append(
+            "Variances are assumed (AIME-like questions, seed SD 1.1 points; in brackets the lowest and the "
+            "highest figure with 0.5 to 2.2), or those of this sweep where two runs of both arms have "
+            "finished."
+        )
+    if not all(each.is_measured for each in others):
+        lines.append(
+            "Those assumed of pass@k, pass^k and cover@tau are what the same effects do to questions with "
+            "accuracies of Beta(0.3, 0.7) where a method moves the log-odds of all questions alike."
+        )
+    if any(each.is_measured for each in others):
+        lines.append(
+            "Finished runs do not tell how many samples pass@k, pass^k, maj@k and cover@tau need, so there "
+            "is no figure for twice the samples."
+        )
+    return lines

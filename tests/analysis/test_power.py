@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from tokensweep_analysis.crossed import Scores
-from tokensweep_analysis.intervals import arm_estimate
+from tokensweep_analysis.intervals import arm_estimate, difference_estimate
 from tokensweep_analysis.power import (
     CENTRAL,
     OPTIMISTIC,
@@ -138,6 +138,19 @@ def test_runs_that_differ_less_than_their_samples_have_no_seed_variance() -> Non
     assert astuple(found) == pytest.approx((0.0, 0.0, 0.0, 1 / 3))
 
 
+@pytest.mark.parametrize("baseline_seeds", [range(4), range(4, 8)])
+def test_components_of_any_metric_add_up_to_the_interval_of_the_same_runs(baseline_seeds: range) -> None:
+    generator = np.random.default_rng(1)
+    known = Components(omega=0.1, sigma_seed=0.05, sigma_seed_question=0.05, within=0.1)
+    base = generator.uniform(0.4, 0.6, 40)
+    left, right = (_arm(generator, base, known=known, num_runs=4) for _ in range(2))
+    found = components_of(left, right, seeds=range(4), baseline_seeds=baseline_seeds, samples=None)
+    assert found.within == 0
+    variance = found.omega**2 / 40 + 2 * found.sigma_seed**2 / 4 + 2 * found.sigma_seed_question**2 / 160
+    estimate = difference_estimate(left, right, seeds=range(4), baseline_seeds=baseline_seeds)
+    assert variance == pytest.approx(estimate.standard_error**2)
+
+
 @pytest.mark.parametrize(("shape", "samples"), [((1, 30), 8), ((3, 1), 8), ((3, 30), 1)])
 def test_components_need_runs_questions_and_samples(shape: tuple[int, int], samples: int) -> None:
     table, seeds = np.zeros(shape), range(shape[0])
@@ -147,14 +160,24 @@ def test_components_need_runs_questions_and_samples(shape: tuple[int, int], samp
 
 def test_advice_says_what_helps_most() -> None:
     plan = {"questions": 30, "seeds": 3, "samples": 32, "paired_seeds": False}
-    advice = advise(CENTRAL, **plan)  # type: ignore[arg-type]
+    advice = advise(CENTRAL, twice_sampled=CENTRAL, **plan)  # type: ignore[arg-type]
     assert 100 * advice.detectable == pytest.approx(_points(CENTRAL, 30, 3, 32))
     assert 100 * advice.two_more_seeds == pytest.approx(_points(CENTRAL, 30, 5, 32))
     assert 100 * advice.twice_the_questions == pytest.approx(_points(CENTRAL, 60, 3, 32))
+    assert advice.twice_the_samples is not None
     assert 100 * advice.twice_the_samples == pytest.approx(_points(CENTRAL, 30, 3, 64))
     assert advice.best == "questions"
     noisy = Components(omega=0.0, sigma_seed=0.05, sigma_seed_question=0.0, within=0.1)
-    assert advise(noisy, **plan).best == "seeds"  # type: ignore[arg-type]
+    assert advise(noisy, twice_sampled=noisy, **plan).best == "seeds"  # type: ignore[arg-type]
+
+
+def test_advice_leaves_samples_out_where_it_is_not_known_what_they_add() -> None:
+    plan = {"questions": 30, "seeds": 3, "samples": 1, "paired_seeds": False}
+    guesses = Components(omega=0.0, sigma_seed=0.0, sigma_seed_question=0.0, within=0.2)
+    assert advise(guesses, twice_sampled=replace(guesses, within=0.1), **plan).best == "samples"  # type: ignore[arg-type]
+    unknown = advise(guesses, twice_sampled=None, **plan)  # type: ignore[arg-type]
+    assert unknown.twice_the_samples is None
+    assert unknown.best != "samples"
 
 
 @pytest.mark.parametrize(

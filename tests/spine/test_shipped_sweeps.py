@@ -75,7 +75,29 @@ def test_a_plan_prints_what_its_claims_can_detect(tmp_path: Path, capsys: pytest
     assert "What the claims can detect, in points" in text
     assert "top_not_worse, bottom_hurts: not comparable: model tiny instead of Qwen3-8B-Base" in text
     assert "Variances are assumed" in text
+    assert "Beta(0.3, 0.7)" not in text  # all claims are on averages
+    assert "tiny_signal: reproduced only if all its parts are, so less often than the hardest, tiny_" in text
     assert "at the first step, the hardest, of Holm's adjustment" in text
+
+
+def test_a_plan_with_a_claim_on_pass_at_k_says_what_its_figure_assumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wider.yaml"
+    path.write_text("""
+arms: {all: {method: dapo}, top: {method: forking_tokens}}
+seeds: [0, 1, 2]
+claims:
+  - {id: wider, kind: superiority, contrast: top - all, metric: ops/pass_at_4}
+  - {id: agreed, kind: superiority, contrast: top - all, metric: ops/maj_at_4}
+scales: {tiny: {settings: {ops: {data: ops}}}}
+""")
+    dry_run(load_sweep(str(path), scale="tiny", overrides=[f"store={tmp_path}"]), launcher="local")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "wider -" in text  # in the table, with no size claimed
+    assert "questions with accuracies of Beta(0.3, 0.7)" in text
+    assert "agreed: no figure before runs have finished: maj@4 depends on which wrong answers agree" in text
+    assert "Finished runs do not tell" not in text
 
 
 def test_a_plan_of_one_seed_says_what_its_figures_are_about(
