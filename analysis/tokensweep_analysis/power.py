@@ -82,16 +82,19 @@ def design_detectable(
     cell = components.sigma_seed_question**2 + components.within / samples
     v_q = shares * (components.omega**2 + 2 * cell / seeds)
     dfs = np.array(sizes) - 1.0
+    least = dfs.min()
     if seeds == 1:
         variance, squares = v_q.sum(), (v_q**2 / dfs).sum()
     else:
         arms = 1 if paired_seeds else 2
+        least = min(least, seeds - 1)
         v_r = shares * 2 * cell / seeds
         v_s = 2 * components.sigma_seed**2 / seeds + v_r.sum()
         variance = v_q.sum() + v_s - v_r.sum()
         squares = (v_q**2 / dfs).sum() + v_s**2 / (arms * (seeds - 1))
         squares += (v_r**2 / (arms * (seeds - 1) * dfs)).sum()
-    return float(detectable_difference(np.sqrt(variance), variance**2 / squares, alpha=alpha, power=power))
+    df = max(variance**2 / squares, least)
+    return float(detectable_difference(np.sqrt(variance), df, alpha=alpha, power=power))
 
 
 def components_of(

@@ -97,6 +97,13 @@ def test_paired_seeds_have_half_the_degrees_of_freedom_for_their_variance() -> N
         assert difference == pytest.approx(float(detectable_difference(0.01 * (2 / 3) ** 0.5, df)))
 
 
+def test_degrees_of_freedom_are_at_least_the_fewest_of_a_source_as_in_the_report() -> None:
+    # Only samples vary: V = V_q = V_s = V_r = 2 * 0.1 / (3 * 30), with 1 / (1/29 + 1/2 + 1/58) = 1.8 df.
+    samples_only = Components(omega=0.0, sigma_seed=0.0, sigma_seed_question=0.0, within=0.1)
+    difference = design_detectable(samples_only, questions=30, seeds=3, samples=1, paired_seeds=True)
+    assert difference == pytest.approx(float(detectable_difference((0.2 / 90) ** 0.5, 2)))
+
+
 def test_five_benchmarks_are_like_one_with_all_their_questions_but_for_degrees_of_freedom() -> None:
     # Equal benchmarks: V_q is omega^2 / (5 * 30) either way; 5 * 29 instead of 149 degrees of freedom.
     questions_only = Components(omega=0.1, sigma_seed=0.0, sigma_seed_question=0.0, within=0.0)
