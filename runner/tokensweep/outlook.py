@@ -96,11 +96,16 @@ def _named(each: Prospect, *, several: bool) -> tuple[str, ...]:
 
 def _without_figure(found: list[Prospect]) -> list[str]:
     """Claims that this plan cannot decide or has no figure for, those of one reason together."""
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, dict[str, None]] = {}
+    of_claim: dict[str, set[str]] = {}
+    for each in found:
+        of_claim.setdefault(each.claim.id, set()).add(each.obstacle or each.remark)
     for each in found:
         if reason := each.obstacle or each.remark:
-            reasons.setdefault(reason, []).append(each.claim.id)
-    return [f"{', '.join(dict.fromkeys(ids))}: {reason}" for reason, ids in reasons.items()]
+            differs = len(of_claim[each.claim.id]) > 1  # from what another setting says of the claim
+            name = f"{each.claim.id} in {each.setting}" if differs else each.claim.id
+            reasons.setdefault(reason, {})[name] = None
+    return [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 
 def _detects(each: Prospect) -> Cell:

@@ -73,7 +73,9 @@ def test_a_plan_prints_what_its_claims_can_detect(tmp_path: Path, capsys: pytest
     dry_run(sweep, launcher="local")
     text = " ".join(capsys.readouterr().out.split())
     assert "What the claims can detect, in points" in text
-    assert "top_not_worse, bottom_hurts: not comparable: model tiny instead of Qwen3-8B-Base" in text
+    other = "not comparable: model tiny instead of Qwen3-8B-Base; data"
+    assert f"top_not_worse in ops, bottom_hurts in ops: {other} ops instead of DAPO-Math-17k" in text
+    assert f"top_not_worse in countdown, bottom_hurts in countdown: {other} countdown" in text
     assert "Variances are assumed" in text
     assert "Beta(0.3, 0.7)" not in text  # all claims are on averages
     assert "tiny_signal: reproduced only if all its parts are, so less often than the hardest, tiny_" in text
