@@ -108,7 +108,7 @@ def _choices(cells: Sequence[Cell]) -> str:
     """What ``--map`` may name, the first few."""
     names = list(dict.fromkeys(cell.variant or cell.method for cell in cells))
     more = len(names) - _MOST_CHOICES
-    return ", ".join(names[:_MOST_CHOICES]) + (
+    return "; ".join(names[:_MOST_CHOICES]) + (
         f" and {more} more; narrow it with --paper" if more > 0 else ""
     )
 
