@@ -28,6 +28,7 @@ class Arm:
     scored: tuple[tuple[Scored, ...], ...] = ()  # per benchmark, per run
     num_planned: int = 0
     num_failed: int = 0
+    absent: tuple[tuple[int, str], ...] = ()  # seed and state of the planned runs that do not count
     models: tuple[str, ...] = ()  # what was trained, one unless the arm mixes
     datas: tuple[str, ...] = ()
 
@@ -99,6 +100,7 @@ def _arm(entries: Sequence[Mapping[str, Any]], suites: Sequence[str], runs: Mapp
         if all(entry["evals"].get(suite) in runs[entry["run_id"]].scored for suite in suites)
     ]
     own = [runs[entry["run_id"]] for entry in done]
+    lacking = [entry for entry in entries if entry not in done]
     return Arm(
         benchmarks=tuple(suites),
         seeds=tuple(int(entry["seed"]) for entry in done),
@@ -109,9 +111,16 @@ def _arm(entries: Sequence[Mapping[str, Any]], suites: Sequence[str], runs: Mapp
         ),
         num_planned=len(entries),
         num_failed=sum(runs[entry["run_id"]].state == Status.failed for entry in entries),
+        absent=tuple((int(entry["seed"]), absence(runs[entry["run_id"]])) for entry in lacking),
         models=_distinct(entries, "model"),
         datas=_distinct(entries, "data"),
     )
+
+
+def absence(run: Run) -> str:
+    """The state of a run that lacks an evaluation: missing | running | trained | interrupted | failed |
+    unreadable."""
+    return "missing" if run.state in (Status.planned, Status.finished) else run.state
 
 
 def _distinct(entries: Iterable[Mapping[str, Any]], key: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tokensweep_analysis.majority import VoteTable, normal_answer
-from tokensweep_analysis.samples import GRADES, read_coded, refuse_repeats
+from tokensweep_analysis.samples import GRADES, evaluate_again, read_coded, refuse_repeats
 
 _CONDITIONS = ("benchmark_revision", "decode_hash", "grader")  # must agree between runs that are compared
 CONDITION_WORDS = {  # what a reader is told of them
@@ -64,13 +64,17 @@ def count_samples(folder: Path, num_samples: int, *, num_questions: int | None =
     """
     rows = _Rows.of(read_coded(folder, _COLUMNS), folder, num_samples)
     if num_questions not in (None, len(rows.questions)):
+        more = "" if len(rows.questions) < (num_questions or 0) else "delete it, then "
         raise ValueError(
             f"{folder} must hold samples of {num_questions} questions, got {len(rows.questions)}: "
-            "evaluate again"
+            f"{more}{evaluate_again(folder)}"
         )
     grade = rows.texts("grade")
     if unknown := sorted(set(grade.values) - GRADES):
-        raise ValueError(f"{folder}: grade must be one of {sorted(GRADES)}, got {unknown}: grade again")
+        raise ValueError(
+            f"{folder}: grade must be one of {sorted(GRADES)}, got {unknown}: "
+            "tokensweep regrade SWEEP grades again"
+        )
     correct = grade.equal("correct")
     truncated = rows.texts("finish_reason").equal("length")
     num_completed = truncated.size - int(truncated.sum())
@@ -123,7 +127,8 @@ class _Rows:
         """Find every sample. Raises ValueError as :func:`count_samples` does."""
         if not len(table):
             raise ValueError(
-                f"{folder} must hold {num_samples} samples of every question, got none: evaluate again"
+                f"{folder} must hold {num_samples} samples of every question, got none: "
+                f"{evaluate_again(folder)}"
             )
         for name in _ONE:
             if len(several := _dictionary(table, name)) > 1:
@@ -147,7 +152,8 @@ class _Rows:
             worst = int(missing.argmax())
             raise ValueError(
                 f"{folder} must hold {num_samples} samples of every question, got "
-                f"{num_samples - missing[worst]} of {ids[order[worst]]}: evaluate again"
+                f"{num_samples - missing[worst]} of {ids[order[worst]]}: "
+                f"{evaluate_again(folder)}"
             )
         flat = place.reshape(-1)
         in_order = len(flat) == len(table) and bool((flat == np.arange(len(flat))).all())

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
 
 _Floats = NDArray[np.float64]
 
@@ -26,15 +25,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         return result
 
     return _for_known(p_values, adjusted)
-
-
-def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """p adjusted by Benjamini and Hochberg: the expected share of false findings stays below the level.
-
-    For grids that are explored. Holds for independent or positively dependent tests, as of arms that meet
-    one baseline. NaN stays NaN and does not count.
-    """
-    return _for_known(p_values, false_discovery_control)
 
 
 def holm_confidences(p_values: Sequence[float], *, confidence: float = 0.95) -> list[float]:

@@ -17,6 +17,14 @@ from tokensweep_analysis.rules import RULES
 LEAST_SEEDS = 3  # below it a difference between two methods cannot be told from one between two runs
 LEAST_QUESTIONS = 20
 MOST_GAP = 0.05  # of truncated or unreadable answers, beyond the other arm's
+_STATES = {  # of runs that do not count, as a sentence goes on after their seeds
+    "missing": "not run",
+    "running": "still running",
+    "trained": "not evaluated",
+    "interrupted": "interrupted",
+    "failed": "failed",
+    "unreadable": "unreadable",
+}
 
 
 @dataclass(frozen=True)
@@ -91,13 +99,14 @@ def _plain(name: str) -> str:
 
 def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
     """What forbids a verdict though there is a difference; empty when nothing does."""
+    sides = [(claim.left, left), (claim.right, right)]
     seeds = min(len(left.seeds), len(right.seeds))
     if seeds < LEAST_SEEDS:
         one = TWO_CHECKPOINTS if seeds == 1 else f"{seeds} seeds"
-        return f"{one}; a claim about a method needs {LEAST_SEEDS}"
+        few = [side for side in sides if len(side[1].seeds) < LEAST_SEEDS]
+        return f"{one}{_lacking(*few)}; a claim about a method needs {LEAST_SEEDS}"
     if left.num_questions < LEAST_QUESTIONS:
         return f"{left.num_questions} questions, a verdict needs {LEAST_QUESTIONS}"
-    sides = [(claim.left, left), (claim.right, right)]
     for name, arm in sides if RULES[claim.kind].is_mutual else sides[:1]:
         if ill := next((run.health for run in arm.runs if run.health), ""):
             return f"{name} is not healthy: {ill}"
@@ -106,6 +115,16 @@ def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
     if isnan(estimate.standard_error):
         return "the scores have no spread, so there is no interval"
     return ""
+
+
+def _lacking(*sides: tuple[str, Arm]) -> str:
+    """In parentheses, what became of planned runs of these arms that do not count; empty where all do."""
+    found: dict[str, list[int]] = {}
+    for name, arm in sides:
+        for seed, state in arm.absent:
+            found.setdefault(f"of {name} {_STATES.get(state, state)}", []).append(seed)
+    parts = [f"seed{'s' * (len(own) > 1)} {', '.join(map(str, own))} {what}" for what, own in found.items()]
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _measured_unlike(claim: Claim, left: Arm, right: Arm) -> str:

@@ -30,11 +30,6 @@ def pass_hat_k(num_samples: int, num_correct: int, k: int) -> float:
     return _none_drawn(num_samples, num_samples - num_correct, k, name="pass^k")
 
 
-def avg_at_n(num_samples: int, num_correct: int) -> float:
-    """Share of correct samples; equal to pass@1. Raises ValueError for counts that cannot be."""
-    return pass_at_k(num_samples, num_correct, 1)
-
-
 def cover_at(num_samples: int, num_correct: int, tau: float) -> float:
     """1.0 if at least the share ``tau`` of the samples is correct, else 0.0; its mean is cover@tau.
 

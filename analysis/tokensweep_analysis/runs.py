@@ -110,7 +110,8 @@ def load_run(run_dir: Path) -> Run:
         return Run(state="unreadable", error=str(error))
     except (KeyError, TypeError) as error:  # JSON that is whole, but not what a plan or a ledger holds
         told = (
-            f"{run_dir}: its plan or its ledger must be as tokensweep writes them, got {error!r}: plan again"
+            f"{run_dir}: its plan or its ledger must be as tokensweep writes them, got {error!r}: where it "
+            "is plan.json, delete it and give the sweep again"
         )
         return Run(state="unreadable", error=told)
     return Run(

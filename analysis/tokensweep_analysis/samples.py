@@ -123,6 +123,18 @@ def next_file(folder: Path) -> Path:
     return folder / f"samples-{number:03d}.parquet"
 
 
+def evaluate_again(folder: Path) -> str:
+    """What a person does to get the samples that an evaluation folder lacks. A sweep takes it for done."""
+    run = folder.parent.parent
+    if run.parent.name == "runs":
+        return f"give tokensweep evaluate run={run.name}, which samples what is missing"
+    return "evaluate again"  # of a model: what it was called is not written there
+
+
+def _replace(path: Path) -> str:
+    return f"delete it, then {evaluate_again(path.parent)}"
+
+
 _GRADING = frozenset({"grade", "grader", "extracted", "extract_rule", "grader_status"})
 
 
@@ -158,7 +170,7 @@ def _refuse_repeats(frame: pd.DataFrame, path: Path) -> None:
         first = repeated.iloc[0]
         raise ValueError(
             f"{path} must hold every sample once, got sample {first['sample_idx']} of "
-            f"{first['question_id']} twice: delete it and evaluate again"
+            f"{first['question_id']} twice: {_replace(path)}"
         )
 
 
@@ -168,9 +180,9 @@ def _read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
     for name in columns:
         known, got = SCHEMA.field(name).type, table.schema.field(name).type
         if got != (_CODED if name in texts else known):
-            raise ValueError(f"{path}: column {name} must be {known}, got {got}: evaluate again")
+            raise ValueError(f"{path}: column {name} must be {known}, got {got}: {_replace(path)}")
         if name not in NULLABLE and table[name].null_count:
-            raise ValueError(f"{path}: column {name} must have a value in every row: evaluate again")
+            raise ValueError(f"{path}: column {name} must have a value in every row: {_replace(path)}")
     return table
 
 
@@ -183,11 +195,11 @@ def _read_table(path: Path, columns: Sequence[str], *, dictionaries: Sequence[st
             if names != SCHEMA.names:
                 odd = sorted(set(names) ^ set(SCHEMA.names))
                 raise ValueError(
-                    f"{path} must have the columns of SCHEMA, but differs in {odd}: evaluate again"
+                    f"{path} must have the columns of SCHEMA, but differs in {odd}: {_replace(path)}"
                 )
             return file.read(columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{path} cannot be read ({error}): delete it and evaluate again") from error
+        raise ValueError(f"{path} cannot be read ({error}): {_replace(path)}") from error
 
 
 def _empty() -> pd.DataFrame:

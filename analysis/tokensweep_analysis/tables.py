@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokensweep.identity import read_json
-from tokensweep.ledger import Status
-from tokensweep_analysis.arms import Arm, Cell, dense, gather, other_training, pair_mismatch
+from tokensweep_analysis.arms import Arm, Cell, absence, dense, gather, other_training, pair_mismatch
 from tokensweep_analysis.bands import arm_band
 from tokensweep_analysis.claims import POOLED, Judgement, arms_named, parse_claims
 from tokensweep_analysis.contrasts import Contrast, adjusted, contrasts_of, differences
@@ -239,14 +238,13 @@ def _troubles(entry: Mapping[str, Any], run: Run) -> list[Trouble]:
     """Why a run does not count, empty when all of its evaluations do."""
     if all(eval_id in run.scored for eval_id in entry["evals"].values()):
         return []
-    state = "missing" if run.state in (Status.planned, Status.finished) else run.state
     return [
         Trouble(
             setting=entry["setting"],
             arm=entry["arm"],
             seed=int(entry["seed"]),
             run_id=entry["run_id"],
-            state=state,
+            state=absence(run),
             error=run.error,
         )
     ]

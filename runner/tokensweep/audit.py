@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tokensweep_analysis.published.beside import Pair
     from tokensweep_analysis.published.reader import Cell
 
+_FEWEST_POOLED = 2
 _DESCRIPTION = """\
 Read a table of published results, one printed number per row, and check what can be checked from the numbers
 alone. Every finding names its line; nothing is looked up anywhere.
@@ -49,31 +50,38 @@ example of two rows
 
 
 def audit_command(arguments: Sequence[str]) -> None:
-    """Audit a file and print what was found; exits 1 with ``--strict`` when there are slips."""
+    """Audit a file and print what was found; exits 1 with ``--strict`` when there are slips.
+
+    Files are written before anything is printed, so a reader such as head loses none. Raises ValueError for a
+    file that is no such table and for an option that does not fit it.
+    """
     from rich.console import Console
 
     from tokensweep_analysis.published.audit import audit_cells
+    from tokensweep_analysis.published.beside import lay_beside
     from tokensweep_analysis.published.export import to_frame, write_csv, write_markdown
     from tokensweep_analysis.published.reader import read_published
     from tokensweep_analysis.published.render import render_audit, render_pairs
 
     options, store, _ = with_store(_parser(), arguments)
+    names = _names(options.map, beside=options.beside)
+    _check_outputs(options)
     cells = _of_papers(read_published(options.file), options.paper, options.file.name)
-    pool = [name.strip() for name in options.pool.split(",") if name.strip()]
-    audit = audit_cells(cells, pool=pool)
+    audit = audit_cells(cells, pool=_pool(options.pool))
     parts = render_audit(audit, show_all=options.all)
     pairs: list[Pair] = []
     if options.beside:
-        pairs = _beside(cells, store, options.beside, options.map)
-        parts += render_pairs(pairs, options.beside)
-    console = Console()
-    for part in parts:
-        console.print(part)
+        sweep = known_sweep(store, options.beside)
+        pairs = lay_beside(cells, store, sweep, names=names)
+        parts += render_pairs(pairs, sweep)
     frame = to_frame(audit, pairs)
     if options.csv:
         write_csv(frame, options.csv)
     if options.markdown:
         write_markdown(frame, options.markdown, title=options.file.name)
+    console = Console(markup=False, emoji=False, highlight=False)  # a table may print [x] and :x: itself
+    for part in parts:
+        console.print(part)
     if options.strict and audit.slips:
         raise SystemExit(1)
 
@@ -89,13 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE.csv", help="the published table")
-    parser.add_argument(
-        "--paper", default="", metavar="TEXT", help="only papers with TEXT in name or arxiv_id"
-    )
+    parser.add_argument("--paper", metavar="TEXT", help="only papers with TEXT in name or arxiv_id")
     parser.add_argument("--all", action="store_true", help="every note and every difference")
-    parser.add_argument(
-        "--pool", default="", metavar="A,B", help="also judge the mean difference over these benchmarks"
-    )
+    parser.add_argument("--pool", metavar="A,B", help="also judge the mean difference over these benchmarks")
     parser.add_argument("--beside", metavar="SWEEP", help="lay the results of a sweep of the store beside it")
     parser.add_argument(
         "--map",
@@ -110,7 +114,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _of_papers(cells: Sequence[Cell], text: str, file: str) -> list[Cell]:
+def _of_papers(cells: Sequence[Cell], text: str | None, file: str) -> list[Cell]:
+    if text is None:
+        return list(cells)
+    if not text.strip():
+        raise ValueError(f"--paper must be a part of a paper's name, got {text!r}: leave it out for all")
     found = [cell for cell in cells if text.lower() in cell.source.lower()]
     if not found:
         papers = ", ".join(dict.fromkeys(cell.source for cell in cells))
@@ -118,13 +126,45 @@ def _of_papers(cells: Sequence[Cell], text: str, file: str) -> list[Cell]:
     return found
 
 
-def _beside(cells: Sequence[Cell], store: Path, sweep: str, texts: Sequence[str]) -> list[Pair]:
-    from tokensweep_analysis.published.beside import lay_beside
+def _pool(text: str | None) -> list[str]:
+    """The benchmarks of ``--pool``."""
+    if text is None:
+        return []
+    names = [name.strip() for name in text.split(",")]
+    if len(names) < _FEWEST_POOLED or not all(names):
+        raise ValueError(f"--pool must name two or more benchmarks, as in AIME24,AIME25, got {text!r}")
+    return names
 
-    names = {}
+
+def _names(texts: Sequence[str], *, beside: str | None) -> dict[str, str]:
+    """The printed variant by arm, of every ``--map``."""
+    if beside is not None and not beside:
+        raise ValueError("--beside must name a sweep, got '': tokensweep status lists them")
+    if texts and not beside:
+        raise ValueError(f"--map must go with --beside SWEEP, got --map {texts[0]!r} alone: add it")
+    names: dict[str, str] = {}
     for text in texts:
-        arm, equals, variant = text.partition("=")
+        arm, equals, variant = (part.strip() for part in text.partition("="))
         if not (arm and equals and variant):
-            raise ValueError(f"--map must be ARM=VARIANT, got {text!r}")
+            raise ValueError(f"--map must be ARM=VARIANT, got {text!r}: give both")
+        if arm in names:
+            raise ValueError(
+                f"--map must name an arm once, got {arm!r} for {names[arm]!r} and {variant!r}: drop one"
+            )
         names[arm] = variant
-    return lay_beside(cells, store, known_sweep(store, sweep), names=names)
+    return names
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """That ``--csv`` and ``--markdown`` are two files of folders that exist, and not the table itself."""
+    taken = {options.file.resolve(): "FILE.csv"}
+    for name, path in (("--csv", options.csv), ("--markdown", options.markdown)):
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ValueError(f"{name} must be a file, got the folder {path}: name a file in it")
+        if not path.parent.is_dir():
+            raise ValueError(f"{name} must lie in a folder, got no folder {path.parent}: make it first")
+        if path.resolve() in taken:
+            raise ValueError(f"{name} must be a file of its own, got {path} for {taken[path.resolve()]} too")
+        taken[path.resolve()] = name

@@ -98,7 +98,16 @@ def main() -> None:
     except (ValueError, OSError, yaml.YAMLError) as error:
         if os.environ.get("TOKENSWEEP_TRACEBACK"):
             raise
-        _fail(" ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else str(error))
+        _fail(_told(error))
+
+
+def _told(error: Exception) -> str:
+    """An error for people: a YAML error in one line, an OSError without its number."""
+    if isinstance(error, yaml.YAMLError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _fail(message: str) -> None:

@@ -162,6 +162,16 @@ def verify(run_dir: Path) -> dict[str, Any]:
     return frozen
 
 
+def _replaced(path: Path) -> str:
+    """How to get another file of that name. A run without its plan.json is planned again as it stands."""
+    if path.name in ("plan.json", "config.json"):
+        return (
+            "delete plan.json in its folder and give the command of the run or sweep again: it writes both, "
+            "and training and samples stay"
+        )
+    return "remove its folder and plan again"
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ValueError that names the file when it is missing or damaged."""
     try:
@@ -169,9 +179,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: the folder is no complete run or sweep folder") from None
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): restore it, or remove its folder and plan again"
-        ) from None
+        raise ValueError(f"{path} is damaged ({error}): restore it, or {_replaced(path)}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")
     return value

@@ -12,7 +12,6 @@ from statsmodels.stats.multitest import multipletests
 
 from tokensweep_analysis.intervals import Estimate, difference_estimate
 from tokensweep_analysis.multiplicity import (
-    benjamini_hochberg,
     bonferroni_confidence,
     holm,
     holm_confidences,
@@ -24,19 +23,13 @@ def test_holm_multiplies_by_the_tests_that_are_left_and_never_falls() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
-def test_benjamini_hochberg_multiplies_by_tests_over_rank_and_never_rises() -> None:
-    # 0.01 * 3/1 = 0.03, 0.03 * 3/2 = 0.045, 0.04 * 3/3 = 0.04, which the second is lowered to.
-    assert benjamini_hochberg([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.04, 0.04])
-
-
 def test_adjusted_p_values_are_those_of_statsmodels() -> None:
     p_values = [each**3 for each in np.random.default_rng(0).random(50).tolist()]
     p_values[7] = p_values[3]
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
-    assert benjamini_hochberg(p_values) == pytest.approx(multipletests(p_values, method="fdr_bh")[1])
 
 
-@pytest.mark.parametrize("adjust", [holm, benjamini_hochberg, holm_confidences])
+@pytest.mark.parametrize("adjust", [holm, holm_confidences])
 def test_a_comparison_without_p_is_not_part_of_the_family(
     adjust: Callable[[Sequence[float]], list[float]],
 ) -> None:

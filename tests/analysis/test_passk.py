@@ -7,7 +7,6 @@ from itertools import combinations
 import pytest
 
 from tokensweep_analysis.passk import (
-    avg_at_n,
     cover_at,
     guess_floor,
     pass_at_k,
@@ -34,7 +33,6 @@ def test_pass_at_k_stays_exact_where_binomials_overflow() -> None:
 
 def test_pass_at_one_is_the_mean_accuracy() -> None:
     assert pass_at_k(32, 5, 1) == pytest.approx(5 / 32)
-    assert avg_at_n(32, 5) == pytest.approx(5 / 32)
 
 
 @pytest.mark.parametrize("k", [0, 9])

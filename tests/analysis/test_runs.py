@@ -107,7 +107,10 @@ def test_a_missing_sample_is_named_with_its_question(store: Path) -> None:
     ledger.write_text(ledger.read_text().replace('"num_samples":4', '"num_samples":5'))
     run = load_run(store / "runs" / "a0")
     assert run.state == "unreadable"
-    assert "ops-e-a0 must hold 5 samples of every question, got 4 of q0: evaluate again" in run.error
+    assert (
+        "ops-e-a0 must hold 5 samples of every question, got 4 of q0: give tokensweep evaluate run=a0, which "
+        "samples what is missing"
+    ) in run.error
 
 
 def test_a_question_with_fewer_samples_than_the_others_is_named(store: Path, make_row: MakeRow) -> None:
@@ -219,6 +222,9 @@ def test_a_damaged_run_does_not_hide_the_others(
         "planned",
     ]
     assert "samples-000.parquet cannot be read" in runs["a1"].error
+    assert runs["a1"].error.endswith(
+        "delete it, then give tokensweep evaluate run=a1, which samples what is missing"
+    )
     assert "plan.json is damaged" in runs["t0"].error
     assert heard[-1] == (7, 7)
     assert all(_same(runs[folder.name], load_run(folder)) for folder in folders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,31 @@ def test_a_guard_makes_a_clear_win_inconclusive(
     assert judged.grade == ""
     with pytest.raises(ValueError, match=reason):
         raise ValueError(judged.reason)
+
+
+def test_too_few_seeds_say_what_became_of_the_others(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    _sweep(tmp_path, make_run, make_sweep, _claim(), seeds=(0, 1, 2, 3))
+    runs = tmp_path / "runs"
+    (runs / "top0" / "plan.json").write_text("{")
+    (runs / "top1" / "plan.json").write_text("{")
+    _fail(runs / "all2")
+    (before,) = compare(tmp_path, "demo").judgements
+    assert before.reason == "2 seeds (seeds 0, 1 of top unreadable); a claim about a method needs 3"
+    _fail(runs / "all1")
+    (after,) = compare(tmp_path, "demo").judgements
+    assert after.reason.startswith(
+        "2 seeds (seeds 0, 1 of top unreadable; seeds 1, 2 of all failed); a claim"
+    )
+
+
+def _fail(run_dir: Path) -> None:
+    """A run that failed before its evaluation."""
+    events = run_dir / "attempts" / "000" / "events.jsonl"
+    first = events.read_text().splitlines()[0]
+    failed = {"time": 9, "kind": "failed", "attempt": 0, "error": "no", "class": "OSError"}
+    events.write_text(f"{first}\n{json.dumps(failed)}\n")
 
 
 def test_a_collapsed_winner_does_not_win_but_a_collapsed_loser_may_be_the_claim(

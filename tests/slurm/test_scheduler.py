@@ -166,15 +166,11 @@ def test_a_preempted_task_lives_and_tells_how_it_was_stopped(
 def test_a_job_is_requeued_and_runs_to_its_end(devcluster: Devcluster, scheduler: Scheduler) -> None:
     job = devcluster.submit(_TWICE, "--job-name=r-once", "--time=10")
     devcluster.wait_for("attempt 0", job)
-    left = scheduler.time_left(job)
-    assert left is not None
-    assert 500 < left <= 600
     scheduler.requeue(job)
     states = told(scheduler, "r-once", until=lambda s: s[job].reason == "BeginTime")
     assert (states[job].alive, states[job].state, states[job].restarts) == (True, "PENDING", 1)
     states = told(scheduler, "r-once", until=lambda s: all_ended(s) and bool(s[job].earlier))
     assert (states[job].state, states[job].earlier) == ("COMPLETED", ("REQUEUED",))
-    assert scheduler.time_left("999999") is None
 
 
 def test_an_unknown_job_cannot_be_requeued(scheduler: Scheduler) -> None:

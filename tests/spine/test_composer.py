@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tokensweep.compose import Parts, freeze_run, register_components
 from tokensweep.composer import Composer, compose_config, parse
+from tokensweep.identity import verify
 from tokensweep.paths import sweep_dirs
 from tokensweep.plan import make_plan, write_plan
 from tokensweep.sweepfile import adhoc_sweep, load_sweep
@@ -260,3 +261,17 @@ def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=f"{blocked.name}/config.json could not be written"):
         write_plan(plan)
     assert not (plan.sweep_dir / "sweep.json").exists()
+
+
+def test_a_damaged_run_folder_is_mended_as_its_error_says(tmp_path: Path) -> None:
+    plan = make_plan(adhoc_sweep(list(jobs(tmp_path, runs=1)), name="x", scale="tiny"))
+    write_plan(plan)
+    folder = plan.runs[0].dir(plan.store)
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"restore it, or delete plan\.json in its folder and give the command"
+    ):
+        verify(folder)
+    (folder / "plan.json").unlink()
+    write_plan(plan)
+    assert verify(folder)["seed"] == 0

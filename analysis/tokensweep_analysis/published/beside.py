@@ -17,6 +17,7 @@ from tokensweep_analysis.published.reader import Cell
 from tokensweep_analysis.published.spelling import Statistic
 from tokensweep_analysis.tables import Comparison, Row, compare
 
+_MOST_CHOICES = 20  # variants listed in an error
 _KINDS = {Statistic.avg: Kind.pass_at, Statistic.pass_at: Kind.pass_at, Statistic.maj_at: Kind.maj_at}
 
 
@@ -70,6 +71,12 @@ def lay_beside(cells: Sequence[Cell], store: Path, sweep: str, *, names: Mapping
             f"an arm of {sweep} must stand for a printed variant, got none of the same name: give "
             f"--map ARM=VARIANT; arms are {', '.join(arms)}"
         )
+    for arm in names:
+        if all(pair.arm != arm for pair in pairs):
+            raise ValueError(
+                f"--map must name a variant with an accuracy on a benchmark, got {names[arm]!r} for {arm!r}: "
+                "it has averages and lengths only; drop it"
+            )
     return sorted(pairs, key=lambda pair: (len(pair.reasons), pair.cell.line))
 
 
@@ -93,8 +100,17 @@ def _check_names(names: Mapping[str, str], arms: Sequence[str], cells: Sequence[
             raise ValueError(f"--map must name an arm of {sweep}, got {arm!r}: arms are {', '.join(arms)}")
         if _plain(variant) not in printed:
             raise ValueError(
-                f"--map must name a variant or method of the file, got {variant!r}: look it up there"
+                f"--map must name a variant or method of the file, got {variant!r}: it has {_choices(cells)}"
             )
+
+
+def _choices(cells: Sequence[Cell]) -> str:
+    """What ``--map`` may name, the first few."""
+    names = list(dict.fromkeys(cell.variant or cell.method for cell in cells))
+    more = len(names) - _MOST_CHOICES
+    return "; ".join(names[:_MOST_CHOICES]) + (
+        f" and {more} more; narrow it with --paper" if more > 0 else ""
+    )
 
 
 def _stands_for(arm: str, cell: Cell, names: Mapping[str, str]) -> bool:

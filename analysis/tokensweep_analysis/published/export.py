@@ -11,6 +11,7 @@ import pandas as pd
 from tokensweep.files import replacing, write_text
 from tokensweep_analysis.published.audit import Audit
 from tokensweep_analysis.published.beside import Pair
+from tokensweep_analysis.published.finding import one_decimal
 from tokensweep_analysis.published.support import ONE_RUN
 
 _COLUMNS = {
@@ -41,7 +42,7 @@ def to_frame(audit: Audit, pairs: Sequence[Pair] = ()) -> pd.DataFrame:
     """All findings as a flat table; ``kind`` is slip, note, difference or pair, numbers are in points."""
     records = [*_finding_records(audit), *_difference_records(audit), *_pair_records(pairs)]
     names = ["kind", "paper", *dict.fromkeys(name for columns in _COLUMNS.values() for name in columns)]
-    return pd.DataFrame(records, columns=names)
+    return pd.DataFrame(records, columns=names).astype({"training_runs": "Int64"})
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -129,7 +130,7 @@ def _pair_records(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
 def _written(value: object) -> str:
     if value is None or value is pd.NA or value != value:
         return ""
-    return _escaped(f"{value:.1f}" if isinstance(value, float) else str(value))
+    return _escaped(one_decimal(value) if isinstance(value, float) else str(value))
 
 
 def _escaped(text: str) -> str:

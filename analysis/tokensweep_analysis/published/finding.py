@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from tokensweep_analysis.published.reader import Cell
 
+_ZERO = 1e-6  # a number that rounding errors may have moved from 0
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -60,6 +61,14 @@ def in_order(counts: dict[str, int]) -> tuple[tuple[str, int], ...]:
 def points(value: float) -> str:
     """A recomputed number with two decimals."""
     return f"{value:.2f}"
+
+
+def one_decimal(value: float | None) -> str:
+    """A number with one decimal, or with so many that a reader sees on which side of 0 it lies; None is -."""
+    if value is None:
+        return "-"
+    short = f"{value:.1f}"
+    return short if float(short) or abs(value) < _ZERO else f"{value:.1g}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 
-import pandas as pd
-
 from tokensweep_analysis.published.benchmarks import Benchmark, benchmark
+from tokensweep_analysis.published.rows import LINE, read_rows, refuse
 from tokensweep_analysis.published.spelling import PrintedMetric, printed_metric
 
 COLUMNS = {
@@ -27,7 +25,7 @@ COLUMNS = {
     "source_note": "where it stands and how it was measured, in own words; may be empty",
 }
 _NEEDED = ("paper", "base_model", "method", "benchmark", "metric", "value")
-_MOST_SHOWN = 5  # problems of a file in one message
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _PRINTED_IN = re.compile(
     r"\s*[(\[][^()\[\]]*\b(?:printed|tables?|tab\.|figures?|fig\.|section|appendix|abstract|text)\b[^()\[\]]*[)\]]",
     re.IGNORECASE,
@@ -91,50 +89,26 @@ def read_published(path: Path) -> tuple[Cell, ...]:
 
     Raises ValueError naming file, line and column for a file that is no such table.
     """
-    frame = _frame(path)
+    rows = read_rows(path, tuple(COLUMNS))
     cells, problems = [], []
-    shares = _shares(frame)
-    for place, row in enumerate(frame.to_dict("records")):
+    shares = _shares(rows)
+    for row in rows:
         try:
-            cells.append(_cell({str(name): str(text) for name, text in row.items()}, shares))
+            cells.append(_cell(row, shares))
         except ValueError as error:
-            problems.append(f"line {frame['line'].iloc[place]}: {error}")
-    problems += _duplicates(frame)
-    if problems:
-        more = [f"and {len(problems) - _MOST_SHOWN} more"] if len(problems) > _MOST_SHOWN else []
-        raise ValueError("\n".join([f"{path.name} cannot be read:", *problems[:_MOST_SHOWN], *more]))
+            problems.append(f"line {row[LINE]}: {error}")
+    refuse(path.name, [*problems, *_duplicates(rows)])
     return tuple(cells)
 
 
-def _frame(path: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(
-            path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path.name} must be a CSV file in UTF-8, got: {' '.join(str(error).split())}: correct it"
-        ) from error
-    frame = frame.fillna("").map(str.strip)
-    missing = [name for name in COLUMNS if name not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"{path.name} line 1 must name the columns {', '.join(COLUMNS)}; "
-            f"missing: {', '.join(missing)}; got {', '.join(frame.columns)}: add them, empty where unknown"
-        )
-    frame = frame[list(COLUMNS)]
-    if not (frame != "").any(axis=None):
-        raise ValueError(f"{path.name} must have a row per printed number, got none: add rows")
-    breaks = frame.apply(lambda column: column.str.count("\n")).sum(axis=1)
-    frame.insert(0, "line", (breaks.cumsum().shift(fill_value=0) + frame.index + 2).astype(str))
-    return frame[(frame[list(COLUMNS)] != "").any(axis=1)]
-
-
-def _shares(frame: pd.DataFrame) -> set[tuple[str, str, str]]:
+def _shares(rows: Sequence[dict[str, str]]) -> set[tuple[str, str, str]]:
     """Paper and metric of numbers that are shares: nothing says percent, and none is above 1."""
-    values = pd.to_numeric(frame["value"], errors="coerce")
-    top = values.groupby([frame["arxiv_id"], frame["paper"], frame["metric"]]).max()
-    return {key for key, most in top.items() if most <= 1 and "%" not in str(key[-1])}  # type: ignore[index,misc]
+    top: dict[tuple[str, str, str], float] = {}
+    for row in rows:
+        key = row["arxiv_id"], row["paper"], row["metric"]
+        if _NUMBER.fullmatch(row["value"]):
+            top[key] = max(float(row["value"]), top.get(key, 0.0))
+    return {key for key, most in top.items() if most <= 1 and "%" not in key[-1]}
 
 
 def _cell(row: dict[str, str], shares: set[tuple[str, str, str]]) -> Cell:
@@ -150,7 +124,7 @@ def _cell(row: dict[str, str], shares: set[tuple[str, str, str]]) -> Cell:
         baseline = _printed(row["baseline_value"], column="baseline_value", metric=metric, share=share)
     seeds = _SEEDS.search(" ".join((row["variant"], row["metric"], row["source_note"])))
     return Cell(
-        line=int(row["line"]),
+        line=int(row[LINE]),
         arxiv_id=row["arxiv_id"],
         paper=row["paper"],
         base_model=row["base_model"],
@@ -172,21 +146,20 @@ def _count(text: str) -> int | None:
     if not text:
         return None
     if not re.fullmatch(r"\d+(?:\.0*)?", text) or float(text) < 1:
-        raise ValueError(f"column k must be a whole number from 1, or empty; got {text!r}")
+        raise ValueError(f"column k must be a whole number from 1, or empty; got {text!r}: correct it")
     return int(float(text))
 
 
 def _printed(text: str, *, column: str, metric: PrintedMetric, share: bool) -> Printed:
     plain = text.removesuffix("%").strip()
-    try:
-        value = float(plain)
-    except ValueError:
+    if not _NUMBER.fullmatch(plain):
         raise ValueError(
-            f"column {column} must be a number such as 33.3, got {text!r}: remarks go into source_note"
-        ) from None
+            f"column {column} must be a number such as 33.3, got {text!r}: {_instead(text, column)}"
+        )
+    value = float(plain)
     scale = 100 if share else 1
     top = 100 if metric.is_accuracy else float("inf")
-    if not isfinite(value) or not 0 <= value * scale <= top:
+    if not 0 <= value * scale <= top:
         limits = "between 0 and 100 (percent)" if metric.is_accuracy else "not negative"
         raise ValueError(f"column {column} must be {limits}, got {text!r}: compare it with the paper")
     decimals = len(plain.partition(".")[2]) if "e" not in plain.lower() else 0
@@ -194,11 +167,31 @@ def _printed(text: str, *, column: str, metric: PrintedMetric, share: bool) -> P
     return Printed(points=value * scale, rounding=0.5 * 10.0**-decimals * scale, text=text)
 
 
-def _duplicates(frame: pd.DataFrame) -> Sequence[str]:
-    columns = list(COLUMNS)
-    again = frame[frame.duplicated(columns)]
-    first = frame.drop_duplicates(columns).set_index(columns)["line"]
-    return [
-        f"line {row['line']}: the row must not repeat line {first.loc[tuple(row[columns])]}: delete one"
-        for _, row in again.iterrows()
-    ]
+def _instead(text: str, column: str) -> str:
+    """What to do about a number that is none."""
+    if re.fullmatch(r"[0-9]+,[0-9]+\s*%?", text):
+        return "decimals come after a point"
+    if text.lower().strip("-+") in (
+        "",
+        "nan",
+        "inf",
+        "infinity",
+        "na",
+        "n/a",
+        "none",
+        "null",
+        "\u2013",
+        "\u2014",
+    ):
+        return "leave the row out" if column == "value" else "leave it empty"
+    return "remarks go into source_note"
+
+
+def _duplicates(rows: Sequence[dict[str, str]]) -> list[str]:
+    first: dict[tuple[str, ...], str] = {}
+    problems = []
+    for row in rows:
+        line = first.setdefault(tuple(row[name] for name in COLUMNS), row[LINE])
+        if line != row[LINE]:
+            problems.append(f"line {row[LINE]}: the row must not repeat line {line}: delete one")
+    return problems

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tokensweep_analysis.published.audit import Audit
 from tokensweep_analysis.published.beside import Pair
-from tokensweep_analysis.published.finding import Finding, Rule, counted
+from tokensweep_analysis.published.finding import Finding, Rule, counted, one_decimal
 from tokensweep_analysis.published.support import ONE_RUN, Support, Verdict
 
 _MOST_LINES = 6  # of the file, named with a finding
@@ -25,10 +25,10 @@ _RULES = {
     Rule.grid: "values that no number of correct answers gives",
 }
 _UNITS = {
-    Rule.average: "averages",
-    Rule.contradiction: "repeats",
-    Rule.baseline: "baseline values",
-    Rule.grid: "values",
+    Rule.average: "average",
+    Rule.contradiction: "repeat",
+    Rule.baseline: "baseline value",
+    Rule.grid: "value",
 }
 _VERDICTS = {
     Verdict.supported: "supported",
@@ -69,10 +69,12 @@ def render_summary(audit: Audit) -> RenderableType:
             f"{rule}: {_RULES[rule]}",
             str(slips[rule]),
             str(notes[rule]),
-            f"{checked.num_checked} {_UNITS[rule]}",
+            counted(checked.num_checked, _UNITS[rule]),
         )
     lines = [
-        f"  {count:>5} rows  {reason}" for each in audit.checked.values() for reason, count in each.skipped
+        f"  {count:>5} {'row ' if count == 1 else 'rows'}  {reason}"
+        for each in audit.checked.values()
+        for reason, count in each.skipped
     ]
     unknown = ", ".join(f"{name} ({count})" for name, count in audit.unknown_sizes)
     skipped: list[RenderableType] = [Text("Not checked"), *map(Text, lines), ""] if lines else []
@@ -117,7 +119,7 @@ def _comparable(pairs: Sequence[Pair]) -> Table:
         if own is None:
             continue
         name = f"{_placed(pair)}, {cell.benchmark_text} {cell.metric}, line {cell.line}"
-        interval = f"[{100 * own.low:.1f}, {100 * own.high:.1f}]"
+        interval = f"[{one_decimal(100 * own.low)}, {one_decimal(100 * own.high)}]"
         table.add_row(
             name, cell.value.text, f"{100 * own.value:.1f}", interval, f"{own.estimand.name}, {own.num_runs}"
         )
@@ -192,18 +194,18 @@ def main_ones(supports: Sequence[Support]) -> list[Support]:
     return [each for each in supports if id(each) in chosen]
 
 
-def _differences(supports: Sequence[Support]) -> Table:
+def _differences(supports: Sequence[Support]) -> RenderableType:
+    """A table, and below it the remarks of its verdicts, each once."""
+    remarks = list(dict.fromkeys(each.remark for each in supports if each.remark))
+    marks = {remark: f"({number})" for number, remark in enumerate(remarks, start=1)}
     table = _table("arm, benchmark", "diff.", "95 % interval", "detects", "verdict")
     for each in supports:
         name = f"{each.arm}, {each.benchmark} {each.metric}"
-        remark = f" ({each.remark})" if each.remark else ""
-        verdict = f"{_VERDICTS[each.verdict]}{remark}"
-        interval = (
-            f"[{each.low:.1f}, {each.high:.1f}]" if each.low is not None and each.high is not None else "-"
-        )
+        verdict = f"{_VERDICTS[each.verdict]} {marks.get(each.remark, '')}".rstrip()
+        interval = f"[{one_decimal(each.low)}, {one_decimal(each.high)}]" if each.protocols else "-"
         smallest = f"{each.detectable:.1f}" if each.detectable is not None else "-"
         table.add_row(name, f"{each.difference:+.1f}", interval, smallest, verdict)
-    return table
+    return Group(table, *(Text(f"{mark} {remark}") for remark, mark in marks.items()))
 
 
 def _table(*headers: str) -> Table:

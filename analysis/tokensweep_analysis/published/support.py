@@ -124,18 +124,46 @@ def supports(
 ) -> list[Support]:
     """Every printed difference of accuracies with what it can support, in the order of the file.
 
-    ``pool`` names benchmarks whose mean difference is added for every arm that has all of them.
+    ``pool`` names benchmarks whose mean difference is added for every arm that has all of them. Raises
+    ValueError for one that no row has, for one named twice, and when no arm has all.
     """
+    if pool:
+        _check_pool(cells, pool)
     largest = largest_k(cells)
-    found = []
+    found, num_pooled = [], 0
     for own in grouped(cells, lambda cell: (cell.source, cell.base_model, cell.arm)).values():
         for cell in own:
             if cell.baseline is None or not cell.metric.is_accuracy:
                 continue
             parts, reason = averaged(cell, own) if cell.benchmark.is_mean else ([cell], "")
             found.append(_support(cell, parts, reason, largest, components))
-        found += _pooled(own, pool, largest, components) if pool else []
+        pooled = list(_pooled(own, pool, largest, components)) if pool else []
+        found += pooled
+        num_pooled += len(pooled)
+    if pool and not num_pooled:
+        raise ValueError(
+            f"--pool must name benchmarks of one arm, each with a baseline_value, got {', '.join(pool)}: "
+            "no arm has all of them in one metric; name fewer"
+        )
     return found
+
+
+def _check_pool(cells: Sequence[Cell], pool: Sequence[str]) -> None:
+    """That every name of ``pool`` is another benchmark of the table, and no average."""
+    known = {
+        cell.benchmark.name: cell.benchmark_text
+        for cell in reversed(cells)
+        if cell.metric.is_accuracy and not cell.benchmark.is_mean
+    }
+    names = [benchmark(text).name for text in pool]
+    for text, name in zip(pool, names, strict=True):
+        if name not in known:
+            raise ValueError(
+                f"--pool must name benchmarks of the table, got {text!r}: benchmarks are "
+                f"{', '.join(reversed(known.values()))}"
+            )
+        if names.count(name) > 1:
+            raise ValueError(f"--pool must name a benchmark once, got {text!r} twice: drop one")
 
 
 def _support(

@@ -175,16 +175,6 @@ class Scheduler:
         """Stop a job or task and put it back into the queue; SLURM lets it wait two minutes by default."""
         self._ask("scontrol", "requeue", job_id)
 
-    def time_left(self, job_id: str) -> int | None:
-        """Seconds until the time limit of a job or task; None when it has none or isn't in the queue."""
-        try:
-            told = self._ask("squeue", "--noheader", f"--jobs={job_id}", "--format=%L")
-        except RefusedError as refusal:
-            if "Invalid job id" in refusal.complaint:  # SLURM's answer for a job that it has forgotten
-                return None
-            raise
-        return duration_s(told.split()[0]) if told.strip() else None
-
     def refusal(self, options: Sequence[str]) -> str:
         """Why SLURM would refuse a job with these options of sbatch, empty if it would take it.
 

@@ -140,9 +140,7 @@ def _check_head(policy: Policy, folder: Path) -> None:
     tokens = torch.arange(min(4, policy.vocab_size), device=policy.device)
     own = policy.model(input_ids=tokens[None], use_cache=False).logits[0].float()
     ours = (policy.hidden(tokens, torch.tensor([0, len(tokens)])) @ policy.head_weight.T).float()
-    limit = (
-        _PROBE_TOLERANCE if own.dtype == policy.head_weight.dtype else 0.05
-    )  # half precision rounds coarsely
+    limit = _PROBE_TOLERANCE if own.dtype == policy.head_weight.dtype else _HALF_TOLERANCE
     worst = float((own - ours).abs().max() / own.abs().max())
     if worst > limit:
         raise ValueError(

@@ -86,7 +86,10 @@ def test_equal_names_need_no_map(read: Read, exam: Path) -> None:
     [
         ({}, "got none of the same name: give --map ARM=VARIANT; arms are all, top20"),
         ({"top": "top 20 %"}, "--map must name an arm of demo, got 'top': arms are all, top20"),
-        ({"top20": "top 30 %"}, "--map must name a variant or method of the file, got 'top 30 %'"),
+        (
+            {"top20": "top 30 %"},
+            "--map must name a variant or method of the file, got 'top 30 %': it has top 20 %$",
+        ),
     ],
 )
 def test_names_that_do_not_exist_are_refused(
@@ -94,3 +97,9 @@ def test_names_that_do_not_exist_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         lay_beside(read(_printed()), exam, "demo", names=names)
+
+
+def test_an_arm_mapped_to_averages_only_is_an_error(read: Read, exam: Path) -> None:
+    cells = read(_printed(), _printed(variant="all tokens", benchmark="mean of 5"))
+    with pytest.raises(ValueError, match="got 'all tokens' for 'all': it has averages and lengths only"):
+        lay_beside(cells, exam, "demo", names={"top20": "top 20 %", "all": "all tokens"})

@@ -60,7 +60,11 @@ def test_a_remark_on_where_a_number_stands_makes_no_other_arm(read: Read) -> Non
         ({"value": ""}, "line 2: column value must not be empty"),
         ({"value": "140.0"}, r"line 2: column value must be between 0 and 100 .*'140.0'"),
         ({"value": "-1"}, "between 0 and 100"),
-        ({"value": "nan"}, "between 0 and 100"),
+        ({"value": "nan"}, "column value must be a number .*'nan': leave the row out"),
+        ({"value": "inf"}, "column value must be a number .*'inf': leave the row out"),
+        ({"value": "4_0.0"}, "column value must be a number .*'4_0.0'"),
+        ({"value": "40,0"}, "column value must be a number .*'40,0': decimals come after a point"),
+        ({"value": "40", "baseline_value": "NaN"}, "column baseline_value must .*'NaN': leave it empty"),
         ({"value": "40", "baseline_value": "x"}, "line 2: column baseline_value must be a number"),
         ({"value": "40", "k": "half"}, "line 2: column k must be a whole number"),
         ({"value": "40", "metric": "goodness"}, "line 2: metric must be spelled like one of .*'goodness'"),
@@ -101,5 +105,5 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_ragged_line_is_refused(write: Write) -> None:
     path = write({"value": "40.0"})
     path.write_text(path.read_text(encoding="utf-8") + ",".join("x" * 20) + "\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"table.csv must be a CSV file .*line 3"):
+    with pytest.raises(ValueError, match="line 3: must have 11 fields like line 1, got 20"):
         read_published(path)
