@@ -10,7 +10,14 @@ import numpy as np
 from scipy import special
 
 from tokensweep_analysis.crossed import Design, Scores, Tables, arm_design, difference_design
-from tokensweep_analysis.intervals import ONE_CHECKPOINT, TWO_CHECKPOINTS, Estimate, estimates_of
+from tokensweep_analysis.intervals import (
+    ONE_CHECKPOINT,
+    TWO_CHECKPOINTS,
+    UNLIMITED,
+    Estimate,
+    Limits,
+    estimates_of,
+)
 
 NUM_DRAWS = 999
 NO_BAND = "where scores have no spread between runs or questions there is no band"
@@ -36,15 +43,15 @@ class Band:
         return [each.high for each in self.estimates]
 
 
-def arm_band(tables: Tables, *, confidence: float = 0.95, seed: int = 0) -> Band:
+def arm_band(tables: Tables, *, confidence: float = 0.95, seed: int = 0, limits: Limits = UNLIMITED) -> Band:
     """Band of an arm's K points from tables [S, Q, K]; see :func:`simultaneous_confidence`.
 
     Points where no question or run differs from another, as where all are solved, get no band: their
-    interval is NaN, the remark says so, and the other points do not widen. Raises ValueError as
-    :func:`intervals.arm_estimates` does.
+    interval is NaN, the remark says so, and the other points do not widen. Ends are cut to ``limits``. Raises
+    ValueError as :func:`intervals.arm_estimates` does.
     """
     design = arm_design(tables, metrics=True)
-    return _band(design, one_run=ONE_CHECKPOINT, confidence=confidence, seed=seed)
+    return _band(design, one_run=ONE_CHECKPOINT, confidence=confidence, seed=seed, limits=limits)
 
 
 def difference_band(
@@ -55,10 +62,11 @@ def difference_band(
     baseline_seeds: Sequence[int],
     confidence: float = 0.95,
     seed: int = 0,
+    limits: Limits = UNLIMITED,
 ) -> Band:
     """Band of the difference of two arms [S, Q, K] and [S', Q, K], paired as in an interval."""
     design = difference_design(tables, baseline, seeds=seeds, baseline_seeds=baseline_seeds, metrics=True)
-    return _band(design, one_run=TWO_CHECKPOINTS, confidence=confidence, seed=seed)
+    return _band(design, one_run=TWO_CHECKPOINTS, confidence=confidence, seed=seed, limits=limits)
 
 
 def simultaneous_confidence(
@@ -95,9 +103,9 @@ def _weights(seed: int, num_draws: int, num_sources: int) -> Scores:
     return np.random.default_rng(seed).standard_normal((num_draws, num_sources))
 
 
-def _band(design: Design, *, one_run: str, confidence: float, seed: int) -> Band:
+def _band(design: Design, *, one_run: str, confidence: float, seed: int, limits: Limits) -> Band:
     pointwise = simultaneous_confidence(design, confidence=confidence, seed=seed)
     level = confidence if np.isnan(pointwise) else pointwise  # points without spread have NaN at any level
-    points = tuple(estimates_of(design, one_run=one_run, confidence=level))
+    points = tuple(estimates_of(design, one_run=one_run, confidence=level, limits=limits))
     gaps = any(np.isnan(each.standard_error) for each in points)
     return Band(estimates=points, confidence=confidence, pointwise=pointwise, remark=NO_BAND if gaps else "")

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tokensweep_analysis.arms import Arm, pair_mismatch
+from tokensweep_analysis.bands import difference_band
 from tokensweep_analysis.intervals import DIFFERENCE, Estimate, difference_estimates
-from tokensweep_analysis.metrics import Metric
+from tokensweep_analysis.metrics import Metric, doubling
 from tokensweep_analysis.multiplicity import holm
 
 
@@ -42,6 +43,25 @@ def differences(
         limits=DIFFERENCE,
     )
     return dict(zip(metrics, estimates, strict=True))
+
+
+def difference_curve(left: Arm, right: Arm, *, confidence: float = 0.95) -> dict[Metric, Estimate]:
+    """``left - right`` of pass@k at rising k, with a band that holds at all of them; empty as above.
+
+    An interval of each k alone would place where curves cross too surely.
+    """
+    if not left.runs or not right.runs or pair_mismatch(left, right):
+        return {}
+    points = doubling(min(left.num_samples, right.num_samples))
+    band = difference_band(
+        left.tables(points),
+        right.tables(points),
+        seeds=left.seeds,
+        baseline_seeds=right.seeds,
+        confidence=confidence,
+        limits=DIFFERENCE,
+    )
+    return dict(zip(points, band.estimates, strict=True))
 
 
 def adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:

@@ -75,6 +75,11 @@ AVERAGE = Metric(Kind.pass_at, 1)  # the share of correct samples
 _AVERAGE_NAME = "avg@n"  # to people; programs know it by its key, pass_at_1
 
 
+def doubling(most: int) -> list[Metric]:
+    """pass@k at k = 1, 2, 4, ... and ``most``: the points of a curve that has a band."""
+    return [Metric(Kind.pass_at, k) for k in sorted({*(2**i for i in range(most.bit_length())), most})]
+
+
 def scores_of(metrics: Sequence[Metric], table: VoteTable) -> NDArray[np.float64]:
     """The numbers of all questions, [Q, M]. Raises ValueError for a k above their samples."""
     scores = by_count(tuple(metrics), table.num_samples)[table.num_correct]

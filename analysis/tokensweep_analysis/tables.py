@@ -14,10 +14,10 @@ from tokensweep.identity import read_json
 from tokensweep_analysis.arms import Arm, Cell, absence, dense, gather, other_training, pair_mismatch
 from tokensweep_analysis.bands import arm_band
 from tokensweep_analysis.claims import POOLED, Judgement, arms_named, parse_claims
-from tokensweep_analysis.contrasts import Contrast, adjusted, contrasts_of, differences
+from tokensweep_analysis.contrasts import Contrast, adjusted, contrasts_of, difference_curve, differences
 from tokensweep_analysis.intervals import NO_SPREAD, SHARE, Estimate, Scores, arm_estimates
 from tokensweep_analysis.loading import load_runs
-from tokensweep_analysis.metrics import Kind, Metric
+from tokensweep_analysis.metrics import Kind, Metric, doubling
 from tokensweep_analysis.runs import Run
 from tokensweep_analysis.verdicts import judge
 
@@ -60,10 +60,11 @@ class Row:
     generated_tokens: float | None = None  # sampled for training
     seconds: float | None = None  # training and evaluation
     device_hours: float | None = None  # of its devices together
-    # avg by question id; avg and completion tokens by seed; the simultaneous band of pass@k at some of its k
-    by_question: Mapping[str, float] = field(default_factory=dict)
-    by_run: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    by_question: Mapping[str, float] = field(default_factory=dict)  # avg by question id
+    by_run: Mapping[int, tuple[float, float]] = field(default_factory=dict)  # avg and length by seed
+    # the simultaneous bands of pass@k at some k, and of this arm minus the baseline
     band: Mapping[Metric, tuple[float, float]] = field(default_factory=dict)
+    difference_curve: Mapping[Metric, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,7 @@ def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confi
         num_samples=own.num_samples,
         answer_space=own.evaluations[0].answer_space if len(own.benchmarks) == 1 else None,
         differences=compared,
+        difference_curve=difference_curve(own, baseline, confidence=confidence),
         remark=_remark(
             own,
             odd,
@@ -205,11 +207,12 @@ def _results(own: Arm, confidence: float, ks: Sequence[int] | None) -> dict[str,
 
 
 def _band(most: int, tables: Sequence[Scores], confidence: float) -> dict[Metric, tuple[float, float]]:
-    """The simultaneous band of pass@k at k = 1, 2, 4, ... and ``most``; tables begin with every pass@k."""
-    ks = sorted({*(2**i for i in range(most.bit_length())), most})
-    band = arm_band([table.take([k - 1 for k in ks], axis=2) for table in tables], confidence=confidence)
-    ends = zip(np.clip(band.low, 0, 1).tolist(), np.clip(band.high, 0, 1).tolist(), strict=True)
-    return dict(zip((Metric(Kind.pass_at, k) for k in ks), ends, strict=True))
+    """The simultaneous band of pass@k up to ``most``; tables begin with every pass@k."""
+    points = doubling(most)
+    places = [int(metric.at) - 1 for metric in points]
+    chosen = [table.take(places, axis=2) for table in tables]
+    band = arm_band(chosen, confidence=confidence, limits=SHARE)
+    return dict(zip(points, zip(band.low, band.high, strict=True), strict=True))
 
 
 def _by_question(own: Arm, averages: Scores) -> dict[str, float]:

@@ -162,6 +162,17 @@ def test_every_metric_has_an_interval_over_questions_and_seeds(store: Path) -> N
         assert comparison.rows[1].differences[metric].estimand == Estimand.E4
 
 
+def test_the_curve_of_differences_has_their_values_and_a_wider_interval(store: Path) -> None:
+    rows = {row.arm: row for row in compare(store, "demo").rows}
+    top = rows["top"]
+    assert rows["all"].difference_curve == {}
+    assert [metric.at for metric in top.difference_curve] == [1, 2, 4]
+    for metric in (Metric(Kind.pass_at, 1), Metric(Kind.pass_at, 4)):
+        one, band = top.differences[metric], top.difference_curve[metric]
+        assert band.confidence > one.confidence == 0.95
+        assert band == one.at(band.confidence)
+
+
 def test_a_metric_is_named_for_people_and_for_mlflow() -> None:
     metrics = metrics_of([8, 1], [0.9])
     assert [str(metric) for metric in metrics] == ["avg@n", "pass@8", "maj@8", "pass^8", "cover@0.9"]

@@ -92,6 +92,32 @@ def _pass_words(rows: Sequence[Row]) -> str:
     return "; ".join(parts) + "."
 
 
+def gain_panel(
+    section: Section, rows: Sequence[Row], looks: Looks, *, against: str, bands: Sequence[str], key: str
+) -> Html:
+    """pass@k minus that of the baseline over k, shaded by the band that holds at all k."""
+    with panel() as (canvas, axes):
+        axes.axhline(0, color=INK, linewidth=1)
+        ks: set[int] = set()
+        for row in rows:
+            look, curve = looks[row.arm], row.difference_curve
+            at = [int(metric.at) for metric in curve]
+            ks |= set(at)
+            axes.plot(at, _points(e.value for e in curve.values()), **_line(look, marks=range(len(at))))
+            if row.arm in bands:
+                low, high = ([getattr(e, end) for e in curve.values()] for end in ("low", "high"))
+                axes.fill_between(at, _points(low), _points(high), color=look.colour, alpha=0.12, linewidth=0)
+        _powers(axes, sorted(ks))
+        axes.set(xlabel="k, samples drawn", ylabel=f"points more than {_clipped(against)}")
+        words = "; ".join(
+            f"{row.arm}: "
+            + ", ".join(f"{written(e, sign='+')} at k = {m.at:g}" for m, e in row.difference_curve.items())
+            for row in rows
+        )
+        label = f"pass@k minus that of {against} by k, {section.title}, points. {words}."
+        return figure(to_svg(canvas, label=label, prefix=key), caption=section.title)
+
+
 def forest_panel(
     title: str, differences: Sequence[tuple[str, Estimate]], looks: Looks, *, against: str, key: str
 ) -> Html:

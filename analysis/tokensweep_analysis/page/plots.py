@@ -10,7 +10,7 @@ import numpy as np
 from tokensweep_analysis.claims import POOLED
 from tokensweep_analysis.intervals import Estimate
 from tokensweep_analysis.metrics import AVERAGE
-from tokensweep_analysis.page import figures, tables
+from tokensweep_analysis.page import figures, values
 from tokensweep_analysis.page.curves import Curve
 from tokensweep_analysis.page.figures import Dot
 from tokensweep_analysis.page.markup import Html, join, tag
@@ -105,9 +105,35 @@ def pass_plots(drawing: Drawing) -> Html:
                 s, s.of(drawing.arms), drawing.looks, bands=drawing.bands, key=f"pass{key}"
             ),
         ),
-        [tables.curve_values(s, s.of(drawing.arms), key=f"pass-{place}") for place, s in enumerate(chosen)],
+        [values.curve_values(s, s.of(drawing.arms), key=f"pass-{place}") for place, s in enumerate(chosen)],
         legend=drawing.legend(row.arm for row in rows),
     )
+
+
+def gain_plots(drawing: Drawing) -> Html:
+    """pass@k minus that of the baseline over k: where curves cross."""
+    comparison = drawing.comparison
+    against = comparison.baseline
+    own = {s: [row for row in s.of(drawing.arms) if len(row.difference_curve) > 1] for s in drawing.sections}
+    found = [section for section in drawing.sections if own[section]]
+    chosen = _first(found)
+    if against is None or not chosen:
+        return _nothing("No arm can be compared with a baseline at more than one k yet.")
+    note = (
+        f"pass@k minus that of {against}, on the same questions. Shaded: {percent(comparison.confidence)} "
+        "simultaneous bands. Where a band leaves 0 at any k the curves differ; they cross for sure where it "
+        "lies above 0 at one k and below it at another. Bands are not adjusted for the number of arms. "
+        f"{drawing.shading()}{left_out(comparison)} {_capped(len(found), len(chosen))}"
+    )
+    panels = _panels(
+        chosen,
+        lambda s, key: figures.gain_panel(
+            s, own[s], drawing.looks, against=against, bands=drawing.bands, key=f"gain{key}"
+        ),
+    )
+    numbers = [values.gain_values(s, own[s], key=f"gain-{place}") for place, s in enumerate(chosen)]
+    arms = {row.arm for section in chosen for row in own[section]}
+    return _part("pass@k differences", note, panels, numbers, legend=drawing.legend(arms))
 
 
 def forest_plots(drawing: Drawing) -> Html:
@@ -171,11 +197,11 @@ def heat_maps(drawing: Drawing) -> Html:
         note += (
             f"The values of {', '.join(s.title for s in chosen if s not in listed)} would make it too large. "
         )
-    values = [
-        tables.question_values(s, _answered(s, drawing), order[s], key=f"heat-{place}")
+    numbers = [
+        values.question_values(s, _answered(s, drawing), order[s], key=f"heat-{place}")
         for place, s in enumerate(listed)
     ]
-    return _part("questions", note, panels, values, legend=key)
+    return _part("questions", note, panels, numbers, legend=key)
 
 
 def _answered(section: Section, drawing: Drawing) -> list[Row]:
@@ -200,14 +226,14 @@ def training_plots(drawing: Drawing, curves: Sequence[Curve]) -> Html:
     shown = settings[:MAX_PANELS]
     by_setting = [[curve for curve in drawn if curve.setting == setting] for setting in shown]
     panels = [_training_row(drawing, own, place) for place, own in enumerate(by_setting)]
-    values = [
-        tables.training_values(
+    numbers = [
+        values.training_values(
             own, caption=f"Training metrics {own[0].setting}".strip(), key=f"train-{place}"
         )
         for place, own in enumerate(by_setting)
     ]
     note = _training_note(drawing, drawn) + _capped(len(settings), len(shown))
-    return _part("training", note, join(panels), values, legend=drawing.legend(c.arm for c in drawn))
+    return _part("training", note, join(panels), numbers, legend=drawing.legend(c.arm for c in drawn))
 
 
 def _training_row(drawing: Drawing, curves: Sequence[Curve], row: int) -> Html:

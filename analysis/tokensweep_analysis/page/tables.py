@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isnan
 
@@ -10,10 +10,8 @@ from tokensweep_analysis.claims import Judgement, Verdict
 from tokensweep_analysis.contrasts import Contrast
 from tokensweep_analysis.intervals import Estimate
 from tokensweep_analysis.metrics import AVERAGE, Metric
-from tokensweep_analysis.page.curves import Curve
 from tokensweep_analysis.page.markup import Html, join, tag
 from tokensweep_analysis.page.numbers import (
-    NO_INTERVAL,
     NOTHING,
     compact,
     detected,
@@ -26,10 +24,7 @@ from tokensweep_analysis.page.numbers import (
 )
 from tokensweep_analysis.page.selection import (
     Section,
-    marked,
-    pass_curve,
     ranked,
-    spread,
 )
 from tokensweep_analysis.sections import SHARE_OF_RIGHT, shown_metrics
 from tokensweep_analysis.tables import Comparison, Row, Trouble
@@ -231,7 +226,7 @@ def ranking_table(
 def _metric_column(metric: Metric, rows: Sequence[Row]) -> Column:
     return Column(
         str(metric),
-        [_stacked(row.results.get(metric)) for row in rows],
+        [stacked(row.results.get(metric)) for row in rows],
         hint=SHARE_OF_RIGHT if metric == AVERAGE else "",
     )
 
@@ -278,62 +273,6 @@ def _runs(row: Row) -> Html | str:
     return join([done, tag("span", f"{row.num_failed} failed", class_="sub")]) if row.num_failed else done
 
 
-def curve_values(section: Section, rows: Sequence[Row], *, key: str) -> Html:
-    """pass@k where k is a power of two, and the largest: the numbers of the plot."""
-    curves = [pass_curve(row) for row in rows]
-    ks = sorted({curve[place] for curve in curves for place in marked(curve)}, key=lambda metric: metric.at)
-    columns = [
-        Column("arm", [row.arm for row in rows]),
-        *(
-            Column(f"k = {metric.at:g}", [_with_ends(row, metric, spread(row)) for row in rows])
-            for metric in ks
-        ),
-    ]
-    return data_table(columns, caption=f"pass@k, {section.title}", key=key)
-
-
-def _with_ends(row: Row, metric: Metric, ends: Mapping[Metric, tuple[float, float]]) -> Html | str:
-    """A value above the ends of its band, where it has one."""
-    if metric not in row.results:
-        return NOTHING
-    value = points(row.results[metric].value)
-    if metric not in ends:
-        return value
-    low, high = ends[metric]
-    return join(
-        [value, tag("span", NO_INTERVAL if isnan(low) else f"[{points(low)}, {points(high)}]", class_="sub")]
-    )
-
-
-def question_values(section: Section, rows: Sequence[Row], questions: Sequence[str], *, key: str) -> Html:
-    """Right samples per question and arm in points, the numbers of the heat map."""
-    columns = [
-        Column("question", questions),
-        *(Column(row.arm, [points(row.by_question.get(question)) for question in questions]) for row in rows),
-    ]
-    return data_table(columns, caption=f"Right samples per question, {section.title}, points", key=key)
-
-
-def training_values(curves: Sequence[Curve], *, caption: str, key: str) -> Html:
-    """Where each training curve begins and ends, and how far it went."""
-    columns = [
-        Column("arm", [curve.arm for curve in curves]),
-        Column("metric", [curve.metric for curve in curves], is_text=True),
-        Column("seeds", [" ".join(map(str, curve.seeds)) for curve in curves]),
-        Column("steps", [f"{curve.steps[-1]:.0f}" for curve in curves]),
-        Column("first", [number(curve.mean[0], ".3f") for curve in curves]),
-        Column("lowest", [number(min(curve.mean), ".3f") for curve in curves]),
-        Column("highest", [number(max(curve.mean), ".3f") for curve in curves]),
-        Column("last", [number(curve.mean[-1], ".3f") for curve in curves]),
-        Column("last, over seeds", [_ends(curve) for curve in curves]),
-    ]
-    return data_table(columns, caption=caption, key=key)
-
-
-def _ends(curve: Curve) -> str:
-    return f"{number(curve.low[-1], '.3f')} to {number(curve.high[-1], '.3f')}, {curve.num_runs[-1]} runs"
-
-
 def troubles_table(troubles: Sequence[Trouble]) -> Html:
     """Runs that do not count, and why; the first line of the error, the rest folds out."""
     columns = [
@@ -357,7 +296,7 @@ def _error(error: str) -> Html | str:
 _MAX_ERROR = 2000  # characters; the run folder has the rest
 
 
-def _stacked(estimate: Estimate | None, *, sign: str = "") -> Html | str:
+def stacked(estimate: Estimate | None, *, sign: str = "") -> Html | str:
     """Value above its interval."""
     if estimate is None:
         return NOTHING
@@ -368,9 +307,9 @@ def _stacked(estimate: Estimate | None, *, sign: str = "") -> Html | str:
 def _at_level(estimate: Estimate | None) -> Html | str:
     """Value above its interval and the level of that: rows of a table differ in it."""
     if estimate is None or isnan(estimate.low):
-        return _stacked(estimate, sign="+")
+        return stacked(estimate, sign="+")
     level = tag("span", f"at {percent(estimate.confidence)}", class_="sub")
-    return join([_stacked(estimate, sign="+"), level])
+    return join([stacked(estimate, sign="+"), level])
 
 
 def _marked(estimate: Estimate) -> Html | str:

@@ -154,6 +154,9 @@ def simulated(
                         for m in metrics
                         if m.kind is Kind.pass_at
                     },
+                    difference_curve={
+                        m: an_estimate(gain, 0.05) for m in metrics if place and m.kind is Kind.pass_at
+                    },
                     length_mean=2000.0 + 40 * place,
                 )
             )

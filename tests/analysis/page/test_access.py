@@ -70,7 +70,7 @@ def test_what_scrolls_takes_the_focus_and_has_a_name(page: Element) -> None:
 def test_what_folds_out_has_a_name_of_its_own_and_hints_are_not_for_pointers_alone(page: Element) -> None:
     folded = [next(e.all("summary")).text for e in page.all("details")]
     names = [name for name in folded if "numbers as tables" in name]
-    assert len(set(names)) == len(names) == 3
+    assert len(set(names)) == len(names) == 4
     for part in ("claims", "contrasts", "ranking"):
         section = page.find(part)
         hints = {e.attributes["title"] for e in section.all("th") if "title" in e.attributes}
@@ -79,7 +79,7 @@ def test_what_folds_out_has_a_name_of_its_own_and_hints_are_not_for_pointers_alo
 
 def test_every_plot_says_its_numbers(page: Element) -> None:
     plots = [svg for figure in page.all("figure") for svg in figure.all("svg")]
-    assert len(plots) == 3 + 3 + 2 + 4 + 3  # pass@k and forest pooled too, heat maps, curves, lengths
+    assert len(plots) == 3 + 3 + 3 + 2 + 4 + 3  # pass@k, gains, forest pooled too, heat maps, curves, lengths
     assert all(svg.attributes["role"] == "img" and len(svg.attributes["aria-label"]) > 40 for svg in plots)
     assert all(next(figure.all("figcaption")).text for figure in page.all("figure"))
 

@@ -50,6 +50,7 @@ def test_the_parts_stand_in_the_order_in_which_they_are_read(page: str) -> None:
         "Contrasts",
         "Ranking",
         "pass@k",
+        "pass@k against the baseline",
         "Differences to the baseline",
         "Questions",
         "Training",
@@ -140,7 +141,7 @@ def test_bands_are_called_what_they_are(comparison: Comparison, page: str) -> No
     rows = tuple(replace(row, band={}) for row in comparison.rows)
     pointwise = to_html(replace(comparison, rows=rows))
     assert "95 % pointwise intervals, which do not hold for several k at once" in pointwise
-    assert "simultaneous" not in pointwise
+    assert "simultaneous" not in outline(pointwise).find("pass").text
 
 
 def test_questions_are_sorted_from_hard_to_easy_with_their_values_in_a_table() -> None:
@@ -237,6 +238,19 @@ def test_two_hundred_arms_on_five_benchmarks_stay_small() -> None:
     assert len(page.encode()) < 2_500_000
     assert "Plots show 13 of 200 arms" in page
     assert "arm199" in page
+
+
+def test_differences_of_pass_at_k_have_a_curve_and_their_numbers(comparison: Comparison, page: str) -> None:
+    gain = outline(page).find("gain")
+    assert [figure.text for figure in gain.all("figcaption")] == [
+        *("qwen: all benchmarks pooled", "qwen: aime24", "qwen: aime25"),
+    ]
+    (row,) = (r for r in comparison.rows if (r.arm, r.benchmark) == ("top20", "aime24"))
+    value = 100 * row.differences[MEAN].value
+    written = f"{value:+.1f}[{value - 5:+.1f}, {value + 5:+.1f}]".replace("-", "\N{MINUS SIGN}")
+    table = list(gain.all("table"))[1]
+    assert [row.text for row in table.all("tr")][1] == f"top20{written * 4}"  # k = 1, 2, 4, 8
+    assert "all" not in [next(row.all("th")).text for row in table.all("tr")]
 
 
 def test_a_page_is_written_with_the_curves_of_its_runs(store: Path, tmp_path: Path) -> None:
