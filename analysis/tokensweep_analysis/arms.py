@@ -43,6 +43,11 @@ class Arm:
         return min((each.num_samples for each in self.evaluations), default=0)
 
     @property
+    def largest_k(self) -> int:
+        """Of pass@k: the fewest different samples of a question of any run; 0 without runs."""
+        return min((each.num_effective for each in self.evaluations), default=0)
+
+    @property
     def num_questions(self) -> int:
         """Of all benchmarks."""
         return sum(len(own[0].questions) for own in self.scored if own)
@@ -56,9 +61,7 @@ class Arm:
         """The metrics that every run has samples for; ``ks`` replaces what was asked for."""
         asked = ks if ks is not None else {k for each in self.evaluations for k in (1, *each.k)}
         taus = [set(each.tau) for each in self.evaluations]
-        return metrics_of(
-            (k for k in asked if k <= self.num_samples), set.intersection(*taus) if taus else ()
-        )
+        return metrics_of((k for k in asked if k <= self.largest_k), set.intersection(*taus) if taus else ())
 
     def tables(self, metrics: Sequence[Metric]) -> list[Scores]:
         """Scores per benchmark, [S, Q, M]."""

@@ -95,7 +95,7 @@ class Judgement:
     grade: str = ""  # of a reproduced superiority: size consistent | smaller | larger
     rule: str = ""  # for example "lower end of the 95 % interval above 0"
     reason: str = ""  # a sentence with the figures, or the guard that forced the verdict
-    estimate: Estimate | None = None  # left minus right; a decided one has the rule's two-sided interval
+    estimate: Estimate | None = None  # left minus right, with the interval that the verdict is read off
     # The interval that being reproduced is read off, and the one that being refuted is read off, where a rule
     # decided: 95 % and 90 % or the reverse, widened by Holm; ``level_`` is what they have after it.
     low_reproduce: float | None = None
@@ -105,7 +105,7 @@ class Judgement:
     high_refute: float | None = None
     level_refute: float | None = None
     holm_over: int | None = None  # claims of the family that were tested
-    p_value: float | None = None
+    p_value: float | None = None  # of being refuted where it is, of being reproduced elsewhere
     p_holm: float | None = None  # over the claims of the family
     detectable: float | None = None
     smallest_effect: float | None = None  # delta0: the smallest difference worth having
@@ -141,12 +141,17 @@ def parse_claims(
             raise ValueError(f"{place}: {error}") from None
         if len({claim.id for claim in claims}) < len(claims):
             raise ValueError(f"{place}: another claim has this id: give each one its own")
-    simple = {claim.id for claim in claims if claim.kind is not ClaimKind.all_of}
+    simple = {claim.id: claim for claim in claims if claim.kind is not ClaimKind.all_of}
     for claim in claims:
         if missing := [part for part in claim.parts if part not in simple]:
             raise ValueError(
                 f"{where}: {claim.id}: parts must be other claims of the file, got {', '.join(missing)}: "
                 f"choose from {', '.join(sorted(simple)) or 'none'}"
+            )
+        if others := sorted({simple[part].setting for part in claim.parts} - {"", claim.setting}):
+            raise ValueError(
+                f"{where}: {claim.id}: parts must be about the setting of the claim, "
+                f"{claim.setting or 'which is every one'}, got {', '.join(others)}: give all the same"
             )
     return tuple(claims)
 

@@ -52,7 +52,7 @@ def difference_curve(left: Arm, right: Arm, *, confidence: float = 0.95) -> dict
     """
     if not left.runs or not right.runs or pair_mismatch(left, right):
         return {}
-    points = doubling(min(left.num_samples, right.num_samples))
+    points = doubling(min(left.largest_k, right.largest_k))
     band = difference_band(
         left.tables(points),
         right.tables(points),

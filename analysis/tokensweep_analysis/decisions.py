@@ -1,15 +1,16 @@
-"""What is read off estimates besides their intervals: equivalence, a sceptic's view, shrunken rankings."""
+"""What is read off estimates besides their intervals: equivalence, and a sceptic's view."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
-from scipy import special
+from scipy import special, stats
 
-from tokensweep_analysis.intervals import Estimate
+from tokensweep_analysis.intervals import Estimate, Scores
+
+_NODES = 2000  # of the unknown variance
+_REST = 1e-13  # probability of variances that are left out at either end
 
 
 def tost_p(estimate: Estimate, margin: float) -> float:
@@ -25,56 +26,37 @@ def tost_p(estimate: Estimate, margin: float) -> float:
     return float(np.maximum(*each))  # unlike max, keeps NaN
 
 
-@dataclass(frozen=True)
-class Normal:
-    """What is believed of a difference."""
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """What is believed of a difference: a mixture of N normal distributions."""
 
-    mean: float
-    sd: float
+    weights: Scores  # [N], of sum 1
+    means: Scores  # [N]
+    sds: Scores  # [N]
 
     def above(self, x: float) -> float:
-        """Probability of a difference larger than ``x``."""
-        return float(special.ndtr((self.mean - x) / self.sd))
-
-    def within(self, x: float) -> float:
-        """Probability of a difference between ``-x`` and ``x``."""
-        return float(special.ndtr((x - self.mean) / self.sd) - special.ndtr((-x - self.mean) / self.sd))
+        """Probability of a difference larger than ``x``; NaN where nothing is known."""
+        return float(self.weights @ special.ndtr((self.means - x) / self.sds))
 
 
-def posterior(estimate: Estimate, *, tau: float = 0.03) -> Normal:
+def posterior(estimate: Estimate, *, tau: float = 0.03) -> Belief:
     """Belief in a difference by one who expected none, give or take ``tau`` (3 points).
 
-    Prior N(0, tau^2), likelihood N(d, V): mean ``d tau^2 / (tau^2 + V)``, variance ``1 / (1/tau^2 + 1/V)``.
-    V counts as known, so with few degrees of freedom this believes more than the interval beside it. NaN
-    where there is no interval. Raises ValueError for a ``tau`` that is not positive.
+    Prior N(0, tau^2); the likelihood of the difference d is Student's t around it with the estimate's
+    standard error and degrees of freedom, as a mixture of N(d, V_q), V_q = SE^2 df / q with q chi-squared:
+    given q, the mean is ``d tau^2 / (tau^2 + V_q)``, the variance ``1 / (1/tau^2 + 1/V_q)``. Were SE^2 taken
+    as known, two degrees of freedom would convince a sceptic as hundreds do. NaN where there is no
+    interval. Raises ValueError for a ``tau`` that is not positive.
     """
     if not tau > 0:
         raise ValueError(f"tau must be positive, got {tau}")
-    variance = estimate.standard_error**2
-    weight = tau**2 / (tau**2 + variance)
-    return Normal(estimate.value * weight, sqrt(weight * variance))
-
-
-def shrunken(values: Sequence[float], standard_errors: Sequence[float]) -> list[float]:
-    """Values of several arms drawn towards their mean, so that the best one is not the luckiest one.
-
-    ``mean + tau^2 / (tau^2 + SE^2) (value - mean)`` with the variance between arms
-    ``tau^2 = max(0, s^2(values) - mean(SE^2))``, by moments. Arms without a standard error get NaN and do not
-    count. Raises ValueError for fewer than two arms that do, because one has nothing to be drawn to.
-    """
-    value, error = np.asarray(values, dtype=np.float64), np.asarray(standard_errors, dtype=np.float64)
-    if value.shape != error.shape:
-        raise ValueError(f"each value needs a standard error, got {len(value)} and {len(error)}")
-    known = np.isfinite(value) & np.isfinite(error)
-    if known.sum() < 2:
-        raise ValueError(
-            f"shrinkage needs two arms or more that have a value and a standard error, got {known.sum()}"
-        )
-    mean = value[known].mean()
-    between = max(0.0, float(value[known].var(ddof=1) - (error[known] ** 2).mean()))
-    result = np.full(value.shape, np.nan)
-    squares = error[known] ** 2
-    total = between + squares
-    weights = np.divide(between, total, out=np.ones_like(total), where=total > 0)  # all SE 0: as measured
-    result[known] = mean + weights * (value[known] - mean)
-    return [float(each) for each in result]
+    if not estimate.standard_error > 0:
+        return Belief(*np.full((3, 1), np.nan))
+    chi = stats.chi2(estimate.df)
+    q = np.geomspace(chi.ppf(_REST), chi.isf(_REST), _NODES)
+    variances = estimate.standard_error**2 * estimate.df / q
+    total = tau**2 + variances
+    logs = chi.logpdf(q) + np.log(q) - 0.5 * (np.log(total) + estimate.value**2 / total)  # d q = q d log q
+    weights = np.exp(logs - logs.max())
+    share = tau**2 / total
+    return Belief(weights / weights.sum(), estimate.value * share, np.sqrt(share * variances))

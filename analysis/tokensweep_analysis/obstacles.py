@@ -45,15 +45,18 @@ def look(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> tuple[Obstacl
     for name, arm in ((claim.left, left), (claim.right, right)):
         if not arm.runs:
             return Obstacle(Verdict.not_run, f"no run of {name} has finished"), None
-    most = min(left.num_samples, right.num_samples)
+    most = min(left.largest_k, right.largest_k)
     if claim.metric.kind is not Kind.cover_at and claim.metric.at > most:
-        needed = f"{claim.metric} needs {claim.metric.at:g} samples of each question, there are {most}"
+        needed = (
+            f"{claim.metric} needs {claim.metric.at:g} different samples of each question, there are {most}"
+        )
         return Obstacle(Verdict.not_run, needed), None
-    if odd := left.odd or right.odd or pair_mismatch(left, right):
-        return Obstacle(Verdict.inconclusive, odd), None
-    estimate = differences(left, right, metrics=[claim.metric])[claim.metric]
+    odd = left.odd or right.odd or pair_mismatch(left, right)
+    estimate = None if odd else differences(left, right, metrics=[claim.metric])[claim.metric]
     if other := another_subject(claim, models=(left.models, right.models), data=(left.datas, right.datas)):
         return Obstacle(Verdict.not_comparable, other), estimate
+    if estimate is None:
+        return Obstacle(Verdict.inconclusive, odd), None
     guard = _guard(claim, left, right, estimate)
     return (Obstacle(Verdict.inconclusive, guard) if guard else None), estimate
 
@@ -106,7 +109,11 @@ def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
         few = [side for side in sides if len(side[1].seeds) < LEAST_SEEDS]
         return f"{one}{_lacking(*few)}; a claim about a method needs {LEAST_SEEDS}"
     if left.num_questions < LEAST_QUESTIONS:
-        return f"{left.num_questions} questions, a verdict needs {LEAST_QUESTIONS}"
+        plural = "s" * (left.num_questions > 1)
+        return f"{left.num_questions} question{plural}, a verdict needs {LEAST_QUESTIONS}"
+    for name, arm in sides:
+        if repeated := next((each.remark for each in arm.evaluations if each.remark), ""):
+            return f"{name}: {repeated}"
     for name, arm in sides if RULES[claim.kind].is_mutual else sides[:1]:
         if ill := next((run.health for run in arm.runs if run.health), ""):
             return f"{name} is not healthy: {ill}"

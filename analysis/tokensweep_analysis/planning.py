@@ -178,8 +178,6 @@ def _prospect(
 def _whole(claim: Claim, setting: str, parts: Sequence[Prospect]) -> Prospect:
     """A claim of parts: there is no figure for all of them at once, but one of them is the hardest."""
     base = Prospect(claim=claim, setting=setting)
-    if len(parts) < len(claim.parts):
-        return replace(base, obstacle="not run: some of its parts are about other settings")
     if blocked := [part for part in parts if part.obstacle]:
         reasons = {part.obstacle for part in parts}
         names = " and ".join(part.claim.id for part in blocked)

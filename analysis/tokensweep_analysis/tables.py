@@ -168,8 +168,6 @@ def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confi
     compared = differences(own, baseline, metrics=[m for m in row.asked if m in there], confidence=confidence)
     known: dict[str, Any] = {name: own.mean(name) for name in RATES}
     known |= {name: own.cost(name) for name in COSTS}
-    odd = own.odd or (pair_mismatch(own, baseline) if baseline.runs else "")
-    other = other_training(models=(own.models, baseline.models), data=(own.datas, baseline.datas))
     return replace(
         row,
         num_questions=own.num_questions,
@@ -177,12 +175,7 @@ def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confi
         answer_space=own.evaluations[0].answer_space if len(own.benchmarks) == 1 else None,
         differences=compared,
         difference_curve=difference_curve(own, baseline, confidence=confidence),
-        remark=_remark(
-            own,
-            odd,
-            other if compared else "",
-            [row.results[each] for each in row.asked] + list(compared.values()),
-        ),
+        remark=_remark(own, baseline, [row.results[each] for each in row.asked], list(compared.values())),
         caution="; ".join(dict.fromkeys(each.caution for each in own.evaluations if each.caution)),
         **known,
     )
@@ -191,9 +184,9 @@ def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confi
 def _results(own: Arm, confidence: float, ks: Sequence[int] | None) -> dict[str, Any]:
     """Columns of a row whose evaluations fit each other; each score is looked up once."""
     metrics = own.metrics(ks)
-    every = dense(metrics, own.num_samples)
+    every = dense(metrics, own.largest_k)
     tables = own.tables(every)
-    columns: dict[str, Any] = {"band": _band(own.num_samples, tables, confidence)}
+    columns: dict[str, Any] = {"band": _band(own.largest_k, tables, confidence)}
     if not metrics:
         return columns
     estimates = arm_estimates(tables, confidence=confidence, limits=SHARE)
@@ -225,15 +218,20 @@ def _by_run(own: Arm, averages: Sequence[Scores]) -> dict[int, tuple[float, floa
     return dict(zip(own.seeds, zip(means.tolist(), lengths.tolist(), strict=True), strict=True))
 
 
-def _remark(own: Arm, odd: str, other: str, estimates: Sequence[Estimate]) -> str:
+def _remark(own: Arm, baseline: Arm, results: Sequence[Estimate], compared: Sequence[Estimate]) -> str:
     """What a reader of the row must know: what does not fit, ill runs, what intervals lack."""
+    odd = own.odd or (pair_mismatch(own, baseline) if baseline.runs else "")
     parts = [f"not comparable: {odd}"] if odd else []
-    parts += [f"not the method alone: arms are trained with {other}"] if other else []
+    if compared:
+        other = other_training(models=(own.models, baseline.models), data=(own.datas, baseline.datas))
+        parts += [f"not the method alone: arms are trained with {other}"] if other else []
+        seeds = [" ".join(map(str, sorted(each.seeds))) for each in (own, baseline)]
+        parts += [f"not paired by seed: seeds {' against '.join(seeds)}"] if seeds[0] != seeds[1] else []
     parts += [each.remark for each in own.evaluations if each.remark]
     parts += [
         f"seed {seed}: {run.health}" for seed, run in zip(own.seeds, own.runs, strict=True) if run.health
     ]
-    parts += [part for each in estimates for part in each.remark.split("; ")]
+    parts += [part for each in (*results, *compared) for part in each.remark.split("; ")]
     return "; ".join(part for part in dict.fromkeys(parts) if part and part != NO_SPREAD)
 
 

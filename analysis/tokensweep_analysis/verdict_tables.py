@@ -14,9 +14,10 @@ from tokensweep_analysis.wording import detected, percent
 
 HOW_TO_READ = (
     "Reproduced and refuted follow rules that the code had before the runs; inconclusive means that these "
-    "runs cannot tell, and is no evidence for equality. Intervals and p are adjusted by Holm over the claims "
-    "of the paper, or of the sweep itself, in one setting: an interval has the level it is printed with, "
-    "and where that is not the one of the rule, the rule's stands in brackets with the number of claims. "
+    "runs cannot tell, and is no evidence for equality. Interval and p are of being refuted where a claim "
+    "is, else of being reproduced. Both are adjusted by Holm over the claims of the paper, or of the sweep "
+    "itself, that could be tested in one setting: an interval has the level it is printed with, and where "
+    "that is not the one of the rule, the rule's stands in brackets with the number of claims. "
     "Detects is the smallest true difference that such runs find in 80 of 100 repetitions at the level that "
     "Holm left this claim; tokensweep plan gives it for Holm's first step, the hardest."
 )

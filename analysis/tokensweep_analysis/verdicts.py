@@ -14,7 +14,7 @@ from math import isclose, isnan
 
 from tokensweep_analysis.arms import Arm, Cell
 from tokensweep_analysis.claims import Claim, ClaimKind, Judgement, Verdict
-from tokensweep_analysis.decisions import Normal, posterior
+from tokensweep_analysis.decisions import Belief, posterior
 from tokensweep_analysis.intervals import Estimate
 from tokensweep_analysis.multiplicity import holm, holm_confidences
 from tokensweep_analysis.obstacles import Obstacle, look, no_setting
@@ -52,13 +52,20 @@ def families(claims: Sequence[Claim]) -> list[list[Claim]]:
 
 
 @dataclass(frozen=True)
-class _Level:
-    """A claim's place in its family: p and its adjustment, and the confidence that each test has left."""
+class _Test:
+    """A test of a claim: p, its adjustment, and the confidence that Holm left it."""
 
     p_value: float
     p_holm: float
-    reproduced: float
-    refuted: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A claim's place in its family, in which both of its tests are adjusted."""
+
+    reproduced: _Test
+    refuted: _Test
     family: int  # claims that were tested together
 
 
@@ -83,11 +90,15 @@ def _judge_family(claims: Sequence[Claim], setting: str, cells: Mapping[Cell, Ar
 
 
 def _levels(tested: Sequence[tuple[Claim, Estimate]]) -> list[_Level]:
-    p_values = [RULES[claim.kind].p_reproduced(each, claim.smallest_effect) for claim, each in tested]
-    p_refuted = [RULES[claim.kind].p_refuted(each, claim.smallest_effect) for claim, each in tested]
-    confidences = (holm_confidences(p_values), holm_confidences(p_refuted))
-    found = zip(p_values, holm(p_values), *confidences, strict=True)
-    return [_Level(*each, family=len(tested)) for each in found]
+    reproduced = [RULES[claim.kind].p_reproduced(each, claim.smallest_effect) for claim, each in tested]
+    refuted = [RULES[claim.kind].p_refuted(each, claim.smallest_effect) for claim, each in tested]
+    pairs = zip(_tests(reproduced), _tests(refuted), strict=True)
+    return [_Level(*pair, family=len(tested)) for pair in pairs]
+
+
+def _tests(p_values: Sequence[float]) -> list[_Test]:
+    found = zip(p_values, holm(p_values), holm_confidences(p_values), strict=True)
+    return [_Test(*each) for each in found]
 
 
 def _decides(obstacle: Obstacle | None) -> bool:
@@ -99,34 +110,36 @@ def _decide(
     claim: Claim, setting: str, estimate: Estimate, level: _Level, obstacle: Obstacle | None
 ) -> Judgement:
     reason = obstacle.reason if obstacle else ""
-    shown = _without(claim, setting, Obstacle(Verdict.inconclusive, reason), estimate)
-    if isnan(level.p_value):
-        return shown
+    undecided = _without(claim, setting, Obstacle(Verdict.inconclusive, reason), estimate)
+    if isnan(level.reproduced.p_value):
+        return undecided
     effect, rule = claim.smallest_effect, RULES[claim.kind]
-    wide, narrow = level.reproduced, level.refuted
+    two_sided, one_sided = level.reproduced, level.refuted
     if not rule.is_two_sided:
-        wide, narrow = narrow, wide
-    estimate, one_sided = estimate.at(wide), estimate.at(1 - 2 * (1 - narrow))
-    ends = Bounds(estimate.low, estimate.high, one_sided.low, one_sided.high)
-    reproduce, refute = (estimate, one_sided) if rule.is_two_sided else (one_sided, estimate)
-    alpha = (1 - level.reproduced) * (1 if rule.is_two_sided else 2)
+        two_sided, one_sided = one_sided, two_sided
+    wide, narrow = estimate.at(two_sided.confidence), estimate.at(1 - 2 * (1 - one_sided.confidence))
+    ends = Bounds(wide.low, wide.high, narrow.low, narrow.high)
+    reproduce, refute = (wide, narrow) if rule.is_two_sided else (narrow, wide)
+    alpha = (1 - level.reproduced.confidence) * (1 if rule.is_two_sided else 2)
     detectable = estimate.detectable(alpha=alpha)
     verdict = Verdict.inconclusive
     if rule.reproduced(ends, effect):
         verdict = Verdict.reproduced
     elif rule.refuted(ends, effect):
         verdict = Verdict.refuted
-    belief = posterior(estimate)
-    reason = reason or _too_coarse(claim, detectable)
+    if verdict is not Verdict.refuted:
+        reason = reason or _too_coarse(claim, detectable)
     if reason:
         verdict = Verdict.inconclusive
+    belief = posterior(estimate)
+    shown, test = (refute, level.refuted) if verdict is Verdict.refuted else (reproduce, level.reproduced)
     return replace(
-        shown,
+        undecided,
         verdict=verdict,
-        grade=_grade(claim, estimate) if verdict is Verdict.reproduced else "",
+        grade=_grade(claim, reproduce) if verdict is Verdict.reproduced else "",
         rule=rule.words.format(effect=_points(effect)),
-        reason=reason or f"{_spans(estimate, one_sided, level)}{_sceptic(verdict, effect, belief, claim)}",
-        estimate=estimate,
+        reason=reason or f"{_spans(wide, narrow, level)}{_sceptic(verdict, effect, belief, claim)}",
+        estimate=shown,
         low_reproduce=reproduce.low,
         high_reproduce=reproduce.high,
         level_reproduce=reproduce.confidence,
@@ -134,8 +147,8 @@ def _decide(
         high_refute=refute.high,
         level_refute=refute.confidence,
         holm_over=level.family,
-        p_value=level.p_value,
-        p_holm=level.p_holm,
+        p_value=test.p_value,
+        p_holm=test.p_holm,
         detectable=detectable,
         smallest_effect=effect,
         p_above_0=belief.above(0),
@@ -151,7 +164,7 @@ def _points(share: float) -> str:
 def _too_coarse(claim: Claim, detectable: float) -> str:
     """A design that cannot see the claimed difference shows an inflated one when it sees any.
 
-    Claims with a margin are exempt: there the interval itself is held to the margin.
+    What is refuted was seen not to be there, and claims with a margin have their interval held to it.
     """
     if claim.kind is not ClaimKind.superiority or claim.claimed is None or detectable <= abs(claim.claimed):
         return ""
@@ -180,7 +193,7 @@ def _spans(two_sided: Estimate, one_sided: Estimate, level: _Level) -> str:
     return ", ".join(parts)
 
 
-def _sceptic(verdict: Verdict, effect: float, belief: Normal, claim: Claim) -> str:
+def _sceptic(verdict: Verdict, effect: float, belief: Belief, claim: Claim) -> str:
     """That a sceptic does not agree yet; empty when one does, and for claims with a margin."""
     if claim.kind is not ClaimKind.superiority:
         return ""
@@ -221,10 +234,6 @@ _WEAKEST = (
 
 def _all_of(claim: Claim, setting: str, parts: Sequence[Judgement]) -> Judgement:
     """Refuted by one refuted part, reproduced by all; Holm has adjusted the parts with their family."""
-    if len(parts) < len(claim.parts):
-        return _without(
-            claim, setting, Obstacle(Verdict.not_run, "some of its parts are about other settings")
-        )
     verdict = min((part.verdict for part in parts), key=_WEAKEST.index)
     return Judgement(
         claim=claim,

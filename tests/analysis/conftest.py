@@ -91,9 +91,8 @@ def write_run(
             benchmark=suite,
             question_id=f"q{question}",
             sample_idx=sample,
-            sampling_seed=sample,
             grade="correct" if sample < count else "wrong",
-            **(columns or {}),
+            **{"sampling_seed": sample, **(columns or {})},
         )
         for question, count in enumerate(correct)
         for sample in range(num_samples)

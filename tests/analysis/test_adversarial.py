@@ -95,7 +95,7 @@ def test_one_question_is_about_these_questions_only(tmp_path: Path, make_run: Ma
         make_run(tmp_path, f"top{seed}", correct=[4 - seed], seed=seed)
     comparison = _sweep(tmp_path, make_sweep, "all", "top", seeds=3)
     assert {each.estimate.estimand.name for each in comparison.contrasts} == {"E3"}
-    assert comparison.judgements[0].reason == "1 questions, a verdict needs 20"
+    assert comparison.judgements[0].reason == "1 question, a verdict needs 20"
     assert all("E3" in text for text in _texts(comparison))
 
 

@@ -150,6 +150,14 @@ def test_a_claim_without_id_or_with_another_s_id_is_refused() -> None:
         parse_claims([_entry(), _entry()], arms=ARMS)
 
 
+def test_parts_are_about_the_setting_of_their_claim() -> None:
+    claims = [_entry(id="a", setting="ops"), _entry(id="b")]
+    both = {"id": "both", "kind": "all_of", "parts": ["a", "b"]}
+    with pytest.raises(ValueError, match=r"both: parts must be about the setting of the claim, .* got ops"):
+        parse_claims([*claims, both], arms=ARMS)
+    assert parse_claims([*claims, {**both, "setting": "ops"}], arms=ARMS)[2].setting == "ops"
+
+
 def test_parts_are_claims_of_the_same_file() -> None:
     both = {"id": "both", "kind": "all_of", "parts": ["c", "d"]}
     with pytest.raises(ValueError, match="parts must be other claims of the file, got d: choose from c"):

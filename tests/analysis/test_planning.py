@@ -104,7 +104,6 @@ def test_a_claim_of_parts_names_the_hardest() -> None:
     [
         ([{}, {"contrast": "rest - all"}], 3, "cannot be reproduced: part1 will have no verdict"),
         ([{}, {}], 2, "inconclusive: 2 seeds, a verdict needs 3"),
-        ([{}, {"setting": "code"}], 3, "not run: some of its parts are about other settings"),
     ],
 )
 def test_a_claim_of_parts_says_what_keeps_it_from_being_reproduced(

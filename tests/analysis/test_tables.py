@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +161,18 @@ def test_every_metric_has_an_interval_over_questions_and_seeds(store: Path) -> N
             (estimate.low, estimate.high)
         )
         assert comparison.rows[1].differences[metric].estimand == Estimand.E4
+
+
+def test_arms_that_lack_a_seed_are_said_not_to_be_paired(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    entries = [(arm, seed, f"{arm}{seed}") for arm in ("all", "top") for seed in (0, 1, 2)]
+    for _, seed, run_id in entries:
+        make_run(tmp_path, run_id, correct=[seed, 2, 4 - seed], seed=seed)
+    make_sweep(tmp_path, entries)
+    assert "paired" not in compare(tmp_path, "demo").rows[1].remark
+    shutil.rmtree(tmp_path / "runs" / "top1")
+    assert "not paired by seed: seeds 0 2 against 0 1 2" in compare(tmp_path, "demo").rows[1].remark
 
 
 def test_the_curve_of_differences_has_their_values_and_a_wider_interval(store: Path) -> None:

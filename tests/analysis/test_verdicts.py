@@ -134,6 +134,10 @@ def test_equal_arms_are_neither(tmp_path: Path, make_run: Make, make_sweep: Make
         ({"grader": "exact 2"}, "evaluations of ops differ in grader"),
         ({"decode_hash": "hotter"}, r"evaluations of ops differ in decoding \(temperature, top_p"),
         ({"benchmark_revision": "rev2"}, "evaluations of ops differ in revision of the benchmark"),
+        (
+            {"sampling_seed": 5},
+            "top: samples of 24 of 24 questions share a sampling seed, down to 1 different",
+        ),
         ({"finish_reason": "length"}, r"100\.0 % of the answers of top are truncated and 0\.0 %"),
     ],
 )
@@ -216,6 +220,40 @@ def test_a_claim_smaller_than_what_the_runs_detect_gets_no_verdict(
     assert "the claim is +1.0 points, and these runs detect" in judged.reason
 
 
+def test_a_reversed_difference_refutes_a_claim_that_is_smaller_than_what_the_runs_detect(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    (judged,) = _sweep(tmp_path, make_run, make_sweep, _claim(contrast="all - top", claimed=0.01))
+    assert judged.verdict is Verdict.refuted
+    assert judged.detectable is not None
+    assert judged.detectable > 0.01
+
+
+def test_samples_that_are_one_have_no_pass_at_k(tmp_path: Path, make_run: Make, make_sweep: Make) -> None:
+    claim = _claim(metric="ops/pass_at_4")
+    (judged,) = _sweep(tmp_path, make_run, make_sweep, claim, sampling_seed=5)
+    assert judged.verdict is Verdict.not_run
+    assert judged.reason == "pass@4 needs 4 different samples of each question, there are 1"
+    rows = {row.arm: row for row in compare(tmp_path, "demo").rows}
+    assert [metric.key for metric in rows["top"].results] == ["pass_at_1", "cover_at_0.5"]
+    assert [metric.key for metric in rows["top"].differences] == ["pass_at_1", "cover_at_0.5"]
+
+
+def test_p_and_interval_are_those_that_the_verdict_is_read_off(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    claims = [
+        _claim(kind="non_inferiority", margin=0.02, contrast=c, id=c) for c in ("all - top", "top - all")
+    ]
+    refuted, reproduced = _sweep(tmp_path, make_run, make_sweep, *claims)
+    assert (refuted.verdict, reproduced.verdict) == (Verdict.refuted, Verdict.reproduced)
+    for judged, role in ((refuted, "refute"), (reproduced, "reproduce")):
+        assert judged.p_holm is not None
+        assert judged.estimate is not None
+        assert judged.p_holm < 0.05
+        assert judged.estimate.confidence == getattr(judged, f"level_{role}")
+
+
 def test_another_model_is_not_comparable(tmp_path: Path, make_run: Make, make_sweep: Make) -> None:
     claims = [
         _claim(id="same", model="Qwen3-8B-Base", data="DAPO-Math-17k"),
@@ -228,11 +266,20 @@ def test_another_model_is_not_comparable(tmp_path: Path, make_run: Make, make_sw
     assert other.estimate is not None  # shown all the same
 
 
+def test_another_model_is_not_comparable_however_it_was_evaluated(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    claim = _claim(model="Qwen3-32B-Base", data="DAPO-Math-17k")
+    (judged,) = _sweep(tmp_path, make_run, make_sweep, claim, grader="exact 2")
+    assert judged.verdict is Verdict.not_comparable
+    assert judged.reason == "model Qwen/Qwen3-8B-Base instead of Qwen3-32B-Base"
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"metric": "aime24/avg"}, "no evaluation on aime24"),
-        ({"metric": "ops/pass_at_64"}, "pass@64 needs 64 samples of each question, there are 4"),
+        ({"metric": "ops/pass_at_64"}, "pass@64 needs 64 different samples of each question, there are 4"),
         ({"contrast": "top - bottom"}, "this sweep has no bottom"),
         ({"setting": "countdown"}, "no setting countdown in this sweep (has ops)"),
     ],
@@ -311,7 +358,7 @@ def test_a_claim_alone_has_the_levels_of_its_rule_and_margins_turn_them_round(
     (margin,) = _sweep(tmp_path / "two", make_run, make_sweep, claim)
     assert [margin.level_reproduce, margin.level_refute] == pytest.approx([0.9, 0.95])
     assert margin.estimate is not None
-    assert (margin.low_refute, margin.high_refute) == (margin.estimate.low, margin.estimate.high)
-    assert margin.low_reproduce == margin.estimate.interval(0.9)[0]
+    assert (margin.low_reproduce, margin.high_reproduce) == (margin.estimate.low, margin.estimate.high)
+    assert (margin.low_refute, margin.high_refute) == margin.estimate.interval(0.95)
     assert margin.p_above_0 is not None
     assert margin.p_above_smallest is None  # being two points better is not what it claims

@@ -138,7 +138,7 @@ def claims_table(judgements: Sequence[Judgement]) -> Html:
 
 
 _LEFT_MINUS_RIGHT = "left arm minus right arm, its interval, and the interval's level after Holm's adjustment"
-_SCEPTICAL = "posterior probability under a sceptical prior"
+_SCEPTICAL = "believed by one who expected no difference, give or take 3 points"
 
 
 def _claim(each: Judgement) -> Html:
