@@ -51,7 +51,7 @@ class Prospect:
     # have the highest: less variance between questions leaves fewer degrees of freedom.
     best_case: float | None = None
     worst_case: float | None = None
-    is_measured: bool = False  # variances of finished runs of this sweep, otherwise assumed
+    is_measured: bool = False  # variances of finished runs, otherwise assumed
     num_claims: int = 1  # of the family that Holm adjusts
 
     @property
