@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tokensweep_analysis.arms import Cell as Place
     from tokensweep_analysis.layout import Cell
     from tokensweep_analysis.planning import Planned, Prospect
+    from tokensweep_analysis.power import Advice
 
 
 def show_outlook(plan: Plan, console: Console) -> None:
@@ -132,6 +133,13 @@ def _points(share: float | None) -> str:
     return "-" if share is None else f"{100 * abs(share):.1f}"
 
 
+def _is_raised(advice: Advice) -> bool:
+    """Whether more questions or samples give a larger figure, as printed."""
+    more = (advice.twice_the_questions, advice.twice_the_samples)
+    now = advice.detectable
+    return any(each is not None and each > now and detected(each) != detected(now) for each in more)
+
+
 def _explained(found: list[Prospect]) -> list[str]:
     """What the numbers of the table rest on."""
     if not any(each.advice for each in found):
@@ -150,7 +158,14 @@ def _explained(found: list[Prospect]) -> list[str]:
     else:
         lines.append(
             "Variances are assumed (AIME-like questions, seed SD 1.1 points; in brackets the lowest and the "
-            "highest figure with 0.5 to 2.2), or those of the finished runs where both arms have two."
+            "highest figure with 0.5 to 2.2), or those of the finished runs where both arms have two. The "
+            "assumed ones are of language models of billions of parameters; tiny models vary more between "
+            "seeds, so at scale tiny such figures are too small."
+        )
+    if any(_is_raised(each.advice) for each in figures if each.advice):
+        lines.append(
+            "Twice the questions or samples can raise a figure: what is left is mostly variation between "
+            "seeds, with fewer degrees of freedom."
         )
     if not all(each.is_measured for each in others):
         lines.append(

@@ -34,15 +34,16 @@ def _plan(folder: Path, name: str, *, seeds: str = "0, 1", method: str = "forkin
     return make_plan(load_sweep(str(path), scale="tiny", overrides=overrides))
 
 
-def _finish(plan: Plan, row: Row) -> None:
-    """What workers leave behind when all runs of a plan have finished."""
+def _finish(plan: Plan, row: Row, *, right: Callable[[int, int], int]) -> None:
+    """What workers leave behind when all runs of a plan have finished: ``right(run, question)`` of 8 samples
+    are right."""
     write_plan(plan)
     for place, run in enumerate(plan.runs):
         (entry,) = run.evals
         rows = [
-            row(question_id=f"q{q}", sample_idx=n, sampling_seed=n, grade="correct" if n < right else "wrong")
+            row(question_id=f"q{q}", sample_idx=n, sampling_seed=n, grade="correct" if n < num else "wrong")
             for q in range(25)
-            for right in [(q + place) % 9]
+            for num in [right(place, q)]
             for n in range(8)
         ]
         with Attempt.open(run.dir(plan.store)) as attempt:
@@ -51,6 +52,16 @@ def _finish(plan: Plan, row: Row) -> None:
             write_samples(folder / "samples-000.parquet", rows)
             attempt.event("evaluated", suite=entry["suite"], eval_id=entry["eval_id"], num_samples=8)
             attempt.event("finished")
+
+
+def _alike(run: int, question: int) -> int:
+    """No run is better than another."""
+    return (question + run) % 9
+
+
+def _torn(run: int, question: int) -> int:
+    """``top``, every second run, is better on odd and worse on even questions, and better in its last run."""
+    return 4 + (2 if question % 2 else -2) * (run % 2) + 2 * (run == 3)
 
 
 def _outlook(plan: Plan) -> str:
@@ -62,13 +73,16 @@ def _outlook(plan: Plan) -> str:
 
 
 _ASSUMED = "Variances are assumed"
+_RAISED = "Twice the questions or samples can raise a figure"
 _NO_FIGURE = "agreed: no figure before runs have finished"
 
 
 def test_runs_that_another_sweep_has_finished_give_the_variances(tmp_path: Path, make_row: Row) -> None:
     before = _outlook(_plan(tmp_path, "second"))
     assert _ASSUMED in before
-    _finish(_plan(tmp_path, "first"), make_row)
+    assert "at scale tiny such figures are too small" in before
+    assert _RAISED not in before
+    _finish(_plan(tmp_path, "first"), make_row, right=_alike)
     plan = _plan(tmp_path, "second")
     assert not plan.missing()
     text = _outlook(plan)
@@ -80,19 +94,24 @@ def test_runs_that_another_sweep_has_finished_give_the_variances(tmp_path: Path,
 def test_a_plan_of_more_seeds_draws_on_the_seeds_that_its_sweep_has_run(
     tmp_path: Path, make_row: Row
 ) -> None:
-    _finish(_plan(tmp_path, "first"), make_row)
+    _finish(_plan(tmp_path, "first"), make_row, right=_alike)
     assert "Variances are those of the finished runs." in _outlook(_plan(tmp_path, "first", seeds="2, 3"))
 
 
 def test_an_arm_that_means_something_else_now_does_not_lend_its_runs(tmp_path: Path, make_row: Row) -> None:
-    _finish(_plan(tmp_path, "first"), make_row)
+    _finish(_plan(tmp_path, "first"), make_row, right=_alike)
     assert _ASSUMED in _outlook(_plan(tmp_path, "first", method="grpo"))
 
 
 def test_a_damaged_folder_is_no_finished_run(tmp_path: Path, make_row: Row) -> None:
     plan = _plan(tmp_path, "first")
-    _finish(plan, make_row)
+    _finish(plan, make_row, right=_alike)
     for run in plan.runs:
         for path in (run.dir(plan.store) / "evals").glob("*/samples-000.parquet"):
             path.write_bytes(b"no table")
     assert _ASSUMED in _outlook(_plan(tmp_path, "second"))
+
+
+def test_a_figure_that_rises_with_more_questions_is_explained(tmp_path: Path, make_row: Row) -> None:
+    _finish(_plan(tmp_path, "first"), make_row, right=_torn)
+    assert _RAISED in _outlook(_plan(tmp_path, "first", seeds="0, 1, 2"))
