@@ -146,7 +146,7 @@ def show_report(store: Path, name: str, *, tracking_uri: str | None, console: Co
     synced = sync_sweep(store, name, uri=tracking_uri)
     if synced.delayed:
         console.print(
-            f"[yellow]MLflow was not reached ({synced.delayed}); nothing is lost: tokensweep sync {name}"
+            f"[yellow]MLflow was not synced ({synced.delayed}); nothing is lost: tokensweep sync {name}"
         )
     console.print(f"MLflow  {ui_command(tracking_uri, store)}", highlight=False, soft_wrap=True)
     if synced.view:

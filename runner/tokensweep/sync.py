@@ -38,7 +38,7 @@ _CURVES = ("reward", "entropy/mean", "length/mean", "loss/kept_fraction")  # dra
 
 @dataclass(frozen=True, kw_only=True)
 class SyncReport:
-    """What a sync did. ``delayed`` says why MLflow was not reached, empty when it was."""
+    """What a sync did. ``delayed`` says why MLflow was not synced, empty when it was."""
 
     uri: str  # without a password
     runs: int = 0  # MLflow runs that now show the state of their folder
