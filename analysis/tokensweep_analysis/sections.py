@@ -13,7 +13,7 @@ from tokensweep_analysis.layout import Cell, Column
 from tokensweep_analysis.metrics import AVERAGE, Kind, Metric
 from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.tables import Comparison, Row
-from tokensweep_analysis.wording import NOTHING, detected, percent
+from tokensweep_analysis.wording import NOTHING, counted, detected, percent
 
 SHARE_OF_RIGHT = "the share of right samples, which equals pass@1"
 _NO_INTERVAL = "[none]"
@@ -274,6 +274,5 @@ def _floor_facts(rows: Sequence[Row], passes: Sequence[Metric]) -> Iterator[str]
 
 def _span(counts: Iterable[int], noun: str) -> str:
     """``1 question``, ``30 questions``, ``30 to 40 questions``."""
-    distinct = sorted(set(counts))
-    ends = str(distinct[0]) if len(distinct) == 1 else f"{distinct[0]} to {distinct[-1]}"
-    return f"{ends} {noun}{'' if distinct == [1] else 's'}"
+    *fewer, most = sorted(set(counts))
+    return f"{fewer[0]} to {counted(most, noun)}" if fewer else counted(most, noun)
