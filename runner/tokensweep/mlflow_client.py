@@ -196,7 +196,7 @@ def _refuse_foreign(artifacts: Path, name: str, *, location: str) -> None:
         old = there.parents[len(ours) - 1]
         raise UnreachableError(
             f"{artifacts.parent / 'mlflow.db'} is that of a store at {old} and would put files there: move "
-            "it away, then tokensweep sync makes it again from the runs"
+            "it away, then tokensweep sync --all makes it again from the runs"
         )
 
 
