@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tokensweep_analysis.majority import VoteTable, normal_answer
 from tokensweep_analysis.samples import GRADES, evaluate_again, read_coded, refuse_repeats
+from tokensweep_analysis.wording import counted
 
 _CONDITIONS = ("benchmark_revision", "decode_hash", "grader")  # must agree between runs that are compared
 CONDITION_WORDS = {  # what a reader is told of them
@@ -63,11 +64,11 @@ def count_samples(folder: Path, num_samples: int, *, num_questions: int | None =
     that cannot be read.
     """
     rows = _Rows.of(read_coded(folder, _COLUMNS), folder, num_samples)
-    if num_questions not in (None, len(rows.questions)):
-        more = "" if len(rows.questions) < (num_questions or 0) else "delete it, then "
+    if num_questions is not None and num_questions != len(rows.questions):
+        more = "" if len(rows.questions) < num_questions else "delete it, then "
         raise ValueError(
-            f"{folder} must hold samples of {num_questions} questions, got {len(rows.questions)}: "
-            f"{more}{evaluate_again(folder)}"
+            f"{folder} must hold samples of {counted(num_questions, 'question')}, got "
+            f"{len(rows.questions)}: {more}{evaluate_again(folder)}"
         )
     grade = rows.texts("grade")
     if unknown := sorted(set(grade.values) - GRADES):

@@ -21,6 +21,7 @@ from tokensweep_analysis.power import (
 )
 from tokensweep_analysis.rules import ALPHA, RULES
 from tokensweep_analysis.verdicts import families
+from tokensweep_analysis.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Prospect:
     # have the highest: less variance between questions leaves fewer degrees of freedom.
     best_case: float | None = None
     worst_case: float | None = None
-    is_measured: bool = False  # variances of finished runs of this sweep, otherwise assumed
+    is_measured: bool = False  # variances of finished runs, otherwise assumed
     num_claims: int = 1  # of the family that Holm adjusts
 
     @property
@@ -140,11 +141,12 @@ def _prospect(
     questions, samples = _sizes(claim, sides)
     base = Prospect(claim=claim, setting=setting, num_claims=num_claims)
     if sum(questions) < LEAST_QUESTIONS:
-        needed = f"inconclusive: {sum(questions)} questions, a verdict needs {LEAST_QUESTIONS}"
+        needed = f"inconclusive: {counted(sum(questions), 'question')}, a verdict needs {LEAST_QUESTIONS}"
         return replace(base, obstacle=needed)
     if seeds < LEAST_SEEDS:
-        have = "1 seed" if seeds == 1 else f"{seeds} seeds"
-        base = replace(base, obstacle=f"inconclusive: {have}, a verdict needs {LEAST_SEEDS}")
+        base = replace(
+            base, obstacle=f"inconclusive: {counted(seeds, 'seed')}, a verdict needs {LEAST_SEEDS}"
+        )
     metric = claim.metric
     assert metric is not None
     alpha = (ALPHA if RULES[claim.kind].is_two_sided else 2 * ALPHA) / num_claims

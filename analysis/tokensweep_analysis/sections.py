@@ -8,11 +8,12 @@ from itertools import groupby
 
 from tokensweep_analysis.claims import POOLED
 from tokensweep_analysis.intervals import NO_SPREAD, Estimate
+from tokensweep_analysis.lacking import no_contrasts, nothing_finished
 from tokensweep_analysis.layout import Cell, Column
 from tokensweep_analysis.metrics import AVERAGE, Kind, Metric
 from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.tables import Comparison, Row
-from tokensweep_analysis.wording import NOTHING, detected, percent
+from tokensweep_analysis.wording import NOTHING, counted, detected, percent
 
 SHARE_OF_RIGHT = "the share of right samples, which equals pass@1"
 _NO_INTERVAL = "[none]"
@@ -28,6 +29,7 @@ class Section:
     reliability: tuple[Column, ...]
     costs: tuple[Column, ...]
     facts: tuple[str, ...]  # sentences on what its numbers are
+    is_empty: bool = False  # no run has finished
 
     @property
     def tables(self) -> list[tuple[Column, ...]]:
@@ -42,9 +44,10 @@ class Section:
 
 
 def shared_facts(sections: Sequence[Section]) -> list[str]:
-    """Sentences that hold for every section: said once."""
-    first = sections[0].facts if sections else ()
-    return [fact for fact in first if all(fact in section.facts for section in sections)]
+    """Sentences that hold for every section that has numbers: said once."""
+    told = [section for section in sections if not section.is_empty] or sections
+    first = told[0].facts if told else ()
+    return [fact for fact in first if all(fact in section.facts for section in told)]
 
 
 def sections_of(comparison: Comparison, *, compact: bool = False) -> Iterator[Section]:
@@ -72,6 +75,7 @@ def sections_of(comparison: Comparison, *, compact: bool = False) -> Iterator[Se
                 *_explained([each for each in shown if each == AVERAGE] if compact else shown),
                 *_missing((*results, *reliability)),
             ),
+            is_empty=bool(nothing_finished(rows)),
         )
 
 
@@ -198,22 +202,12 @@ def _costs(*, compact: bool) -> tuple[_Cost, ...]:
 
 def _facts(comparison: Comparison, rows: Sequence[Row], passes: Sequence[Metric]) -> Iterator[str]:
     """What the numbers of a table are, and what they are not, a sentence each."""
+    if nothing := nothing_finished(rows):
+        yield nothing
+        return
     done = [row for row in rows if row.results]
-    estimates = [each for row in done for each in (*row.results.values(), *row.differences.values())]
-    estimands = sorted({each.estimand.value for each in estimates})
-    several = any(each.num_runs > 1 for each in estimates)
-    yield (
-        f"Points out of 100 with {percent(comparison.confidence)} intervals over "
-        f"{'questions and training seeds' if several else 'questions'}, "
-        f"estimand {'; '.join(estimands) or 'none yet'}."
-    )
-    yield (
-        f"Run at scale {comparison.scale or 'not named'}, "
-        f"seeds {' '.join(map(str, sorted({seed for row in done for seed in row.seeds}))) or 'none'}, "
-        f"{_span(row.num_questions for row in done)} questions, "
-        f"{_span(row.num_samples for row in done)} samples of each, "
-        f"code {' '.join(comparison.code) or 'unknown'}."
-    )
+    if done:
+        yield from _figures(comparison, done)
     yield from _floor_facts(rows, passes)
     if any(row.differences for row in done):
         yield (
@@ -222,11 +216,31 @@ def _facts(comparison: Comparison, rows: Sequence[Row], passes: Sequence[Metric]
             "Detects is the smallest true difference that such runs find in 80 of 100 repetitions, at the 5 "
             "% level before any adjustment."
         )
+    if reason := no_contrasts(rows, baseline=comparison.baseline):
+        yield reason
     yield "Tokens and seconds are per run, rates are of the evaluation."
     for caution in dict.fromkeys(row.caution for row in rows if row.caution):
         yield f"Contamination: {caution}."
     for remark in dict.fromkeys(row.remark for row in rows if row.remark):
         yield f"{', '.join(row.arm for row in rows if row.remark == remark)}: {remark}."
+
+
+def _figures(comparison: Comparison, done: Sequence[Row]) -> Iterator[str]:
+    """What the numbers of rows that have some are about, and what was run for them."""
+    estimates = [each for row in done for each in (*row.results.values(), *row.differences.values())]
+    estimands = sorted({each.estimand.value for each in estimates})
+    several = any(each.num_runs > 1 for each in estimates)
+    yield (
+        f"Points out of 100 with {percent(comparison.confidence)} intervals over "
+        f"{'questions and training seeds' if several else 'questions'}, estimand {'; '.join(estimands)}."
+    )
+    yield (
+        f"Run at scale {comparison.scale or 'not named'}, "
+        f"seeds {' '.join(map(str, sorted({seed for row in done for seed in row.seeds})))}, "
+        f"{_span((row.num_questions for row in done), 'question')}, "
+        f"{_span((row.num_samples for row in done), 'sample')} of each, "
+        f"code {' '.join(comparison.code) or 'unknown'}."
+    )
 
 
 def _missing(columns: Iterable[Column]) -> Iterator[str]:
@@ -258,8 +272,7 @@ def _floor_facts(rows: Sequence[Row], passes: Sequence[Metric]) -> Iterator[str]
         yield f"Blind guessing among {size:,} answers would reach {floors}."
 
 
-def _span(counts: Iterator[int]) -> str:
-    distinct = sorted(set(counts))
-    if not distinct:
-        return "0"
-    return str(distinct[0]) if len(distinct) == 1 else f"{distinct[0]} to {distinct[-1]}"
+def _span(counts: Iterable[int], noun: str) -> str:
+    """``1 question``, ``30 questions``, ``30 to 40 questions``."""
+    *fewer, most = sorted(set(counts))
+    return f"{fewer[0]} to {counted(most, noun)}" if fewer else counted(most, noun)

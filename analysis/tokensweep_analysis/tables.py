@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -115,10 +116,12 @@ def compare(
 
     ``ks`` replaces the k that the evaluations were planned for; ``progress`` hears (runs loaded, runs).
     Runs that failed or are missing are listed, never guessed. Raises ValueError when there is no such sweep,
-    or when its claims cannot be read.
+    when it lists a run twice, or when its claims cannot be read.
     """
-    sweep = read_json(store / "sweeps" / name / "sweep.json")
+    path = store / "sweeps" / name / "sweep.json"
+    sweep = read_json(path)
     entries = sweep["runs"]
+    _refuse_repeats(entries, path)
     runs = load_runs([store / "runs" / entry["run_id"] for entry in entries], progress=progress)
     baseline = sweep.get("baseline")
     cells = gather(entries, runs)
@@ -149,6 +152,18 @@ def compare(
         contrasts=tuple(adjusted(contrasts)),
         judgements=judge(claims, cells),
     )
+
+
+def _refuse_repeats(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """An arm with one seed twice would count one run as two."""
+    counts = Counter((entry["setting"], entry["arm"], entry["seed"]) for entry in entries)
+    if twice := [
+        f"{setting} {arm} seed {seed}" for (setting, arm, seed), count in counts.items() if count > 1
+    ]:
+        raise ValueError(
+            f"{path} must list every setting, arm and seed once, got several runs of {', '.join(twice)}: "
+            "take the copies out"
+        )
 
 
 def _row(cell: Cell, own: Arm, baseline: Arm, *, ks: Sequence[int] | None, confidence: float) -> Row:

@@ -15,3 +15,8 @@ def detected(share: float | None) -> str:
     if share is None or share != share:
         return NOTHING
     return ">100" if share > 1 else f"{100 * share:.1f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``1 slip``, ``2 slips``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

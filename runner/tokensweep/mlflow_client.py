@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tokensweep.redact import redact
 
@@ -68,23 +68,33 @@ def connect(uri: str, *, artifacts: Path) -> Client:
         if uri.startswith(_SQLITE):
             _create_once(_sqlite_path(uri), mlflow.MlflowClient)
         raw = mlflow.MlflowClient(tracking_uri=uri)
-    return Client(raw, artifacts=None if uri.startswith("http") else artifacts)
+    own = uri.startswith(_SQLITE) and _sqlite_path(uri).resolve().parent == artifacts.resolve().parent
+    return Client(raw, artifacts=None if uri.startswith("http") else artifacts, is_own=own)
 
 
 class Client:
-    """MLflow's client, reduced; every method raises UnreachableError when MLflow cannot do it now."""
+    """MLflow's client, reduced; every method raises UnreachableError when MLflow cannot do it now.
 
-    def __init__(self, raw: Any, *, artifacts: Path | None) -> None:
+    ``is_own`` when the database lies beside ``artifacts``, in the store: it moves with the store.
+    """
+
+    def __init__(self, raw: Any, *, artifacts: Path | None, is_own: bool = False) -> None:
         self._raw = raw
         self._artifacts = artifacts
+        self._is_own = is_own
 
     def experiment(self, name: str) -> str:
-        """Id of the experiment ``name``, made if missing and restored if somebody deleted it."""
+        """Id of the experiment ``name``, made if missing and restored if somebody deleted it.
+
+        Refuses one whose files go to another store.
+        """
         with _delaying():
             found = self._raw.get_experiment_by_name(name)
             if found is None:
                 place = (self._artifacts / name).absolute().as_uri() if self._artifacts else None
                 return str(self._raw.create_experiment(name, artifact_location=place))
+            if self._artifacts and self._is_own:
+                _refuse_foreign(self._artifacts, name, location=found.artifact_location)
             if found.lifecycle_stage == "deleted":
                 self._raw.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
@@ -170,6 +180,24 @@ class Client:
                 self._raw.update_run(run_id, status=status)
             else:
                 self._raw.set_terminated(run_id, status=status, end_time=end_time)
+
+
+def _refuse_foreign(artifacts: Path, name: str, *, location: str) -> None:
+    """A store that was copied or moved has a database that still sends files to where the store was.
+
+    A place that a user gave an experiment, which does not end as ours do, is left alone.
+    """
+    parts = urlsplit(location)
+    there = Path(unquote(parts.path))
+    ours = (artifacts / name).parts[-1 - len(Path(name).parts) :]
+    if parts.scheme not in ("", "file") or there.parts[-len(ours) :] != ours:
+        return
+    if there.resolve() != (artifacts / name).resolve():
+        old = there.parents[len(ours) - 1]
+        raise UnreachableError(
+            f"{artifacts.parent / 'mlflow.db'} is that of a store at {old} and would put files there: move "
+            "it away, then tokensweep sync --all makes it again from the runs"
+        )
 
 
 @contextmanager

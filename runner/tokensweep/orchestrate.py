@@ -17,6 +17,7 @@ from tokensweep.plan import Plan, make_plan, write_plan
 from tokensweep.progress import Board
 from tokensweep.redact import redact
 from tokensweep.sweepfile import Sweep, adhoc_sweep
+from tokensweep_analysis.wording import counted
 
 LAUNCHERS = ("local", "slurm")
 
@@ -104,10 +105,10 @@ def print_plan(plan: Plan, console: Console) -> None:
     duplicates = len(plan.entries) - len(plan.runs)
     arms = len({(entry["setting"], entry["arm"]) for entry in plan.entries})
     console.print(
-        f"[bold]{plan.sweep.name}[/]: {len(plan.runs)} runs, {len(missing)} to do, "
+        f"[bold]{plan.sweep.name}[/]: {counted(len(plan.runs), 'run')}, {len(missing)} to do, "
         f"{len(plan.runs) - len(missing)} finished before"
-        + (f", {duplicates} jobs are the same run as another" if duplicates else "")
-        + f"; {arms} arm{'' if arms == 1 else 's'}"
+        + (f", {counted(duplicates, 'job')} the same as another" if duplicates else "")
+        + f"; {counted(arms, 'arm')}"
     )
     console.print(f"store {plan.store}", highlight=False)
     for remark in plan.remarks():
@@ -146,7 +147,7 @@ def show_report(store: Path, name: str, *, tracking_uri: str | None, console: Co
     synced = sync_sweep(store, name, uri=tracking_uri)
     if synced.delayed:
         console.print(
-            f"[yellow]MLflow was not reached ({synced.delayed}); nothing is lost: tokensweep sync {name}"
+            f"[yellow]MLflow was not synced ({synced.delayed}); nothing is lost: tokensweep sync {name}"
         )
     console.print(f"MLflow  {ui_command(tracking_uri, store)}", highlight=False, soft_wrap=True)
     if synced.view:

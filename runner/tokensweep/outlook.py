@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from tokensweep.identity import read_json
-from tokensweep.plan import Plan
+from tokensweep.plan import Plan, merge_entries
 from tokensweep_analysis.claims import arms_named, parse_claims
 from tokensweep_analysis.metrics import AVERAGE
 from tokensweep_analysis.wording import detected
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tokensweep_analysis.arms import Cell as Place
     from tokensweep_analysis.layout import Cell
     from tokensweep_analysis.planning import Planned, Prospect
+    from tokensweep_analysis.power import Advice
 
 
 def show_outlook(plan: Plan, console: Console) -> None:
@@ -59,14 +60,23 @@ def planned_arms(plan: Plan) -> Planned:
 
 
 def _finished(plan: Plan) -> Mapping[Place, Arm]:
-    """The arms of this sweep as far as they have run before."""
+    """The arms of this plan as far as they have run, whichever sweep ran them.
+
+    Where a run is still to do, one that this sweep had before in its place stands for it, as long as its arm
+    means the same: a run of other code, or of a seed that is not planned now.
+    """
     path = plan.sweep_dir / "sweep.json"
-    if not path.is_file():
+    before = read_json(path)["runs"] if path.is_file() else []
+    meaning = {(entry["setting"], entry["arm"]): entry["overrides"] for entry in plan.entries}
+    same = [e for e in before if meaning.get((e["setting"], e["arm"])) == e["overrides"]]
+    missing = {run.run_id for run in plan.missing()}
+    done = [entry for entry in plan.entries if entry["run_id"] not in missing]
+    if not same and not done:
         return {}
     from tokensweep_analysis.arms import gather
     from tokensweep_analysis.loading import load_runs
 
-    entries = read_json(path)["runs"]
+    entries = merge_entries(same, done)
     return gather(entries, load_runs([plan.store / "runs" / entry["run_id"] for entry in entries]))
 
 
@@ -123,6 +133,13 @@ def _points(share: float | None) -> str:
     return "-" if share is None else f"{100 * abs(share):.1f}"
 
 
+def _is_raised(advice: Advice) -> bool:
+    """Whether more questions or samples give a larger figure, as printed."""
+    more = (advice.twice_the_questions, advice.twice_the_samples)
+    now = advice.detectable
+    return any(each is not None and each > now and detected(each) != detected(now) for each in more)
+
+
 def _explained(found: list[Prospect]) -> list[str]:
     """What the numbers of the table rest on."""
     if not any(each.advice for each in found):
@@ -137,12 +154,18 @@ def _explained(found: list[Prospect]) -> list[str]:
         "and may be larger."
     ]
     if all(each.is_measured for each in figures):
-        lines.append("Variances are those of the finished runs of this sweep.")
+        lines.append("Variances are those of the finished runs.")
     else:
         lines.append(
             "Variances are assumed (AIME-like questions, seed SD 1.1 points; in brackets the lowest and the "
-            "highest figure with 0.5 to 2.2), or those of this sweep where two runs of both arms have "
-            "finished."
+            "highest figure with 0.5 to 2.2), or those of the finished runs where both arms have two. The "
+            "assumed ones are of language models of billions of parameters; tiny models vary more between "
+            "seeds, so at scale tiny such figures are too small."
+        )
+    if any(_is_raised(each.advice) for each in figures if each.advice):
+        lines.append(
+            "Twice the questions or samples can raise a figure: what is left is mostly variation between "
+            "seeds, with fewer degrees of freedom."
         )
     if not all(each.is_measured for each in others):
         lines.append(

@@ -28,6 +28,7 @@ from tokensweep.mlflow_summary import Times, sync_arms, sync_report
 from tokensweep.mlflow_training import Shown, Source, axes_of, flatten, sync_training_run
 from tokensweep.mlflow_view import TAG, Layout, View, encode, page, view_url, views_of
 from tokensweep.redact import redact
+from tokensweep_analysis.wording import counted
 
 ADHOC = "tokensweep/adhoc"  # experiment of runs that belong to no sweep
 __all__ = ["ADHOC", "SyncReport", "check_uri", "flatten", "legal_name", "sync_all", "sync_runs", "sync_sweep"]
@@ -38,7 +39,7 @@ _CURVES = ("reward", "entropy/mean", "length/mean", "loss/kept_fraction")  # dra
 
 @dataclass(frozen=True, kw_only=True)
 class SyncReport:
-    """What a sync did. ``delayed`` says why MLflow was not reached, empty when it was."""
+    """What a sync did. ``delayed`` says why MLflow was not synced, empty when it was."""
 
     uri: str  # without a password
     runs: int = 0  # MLflow runs that now show the state of their folder
@@ -55,7 +56,10 @@ class SyncReport:
     def __str__(self) -> str:
         if self.delayed:
             return f"not synced to {self.uri}: {self.delayed}"
-        lines = [f"{self.runs} runs in {self.uri}, {self.points} new metric values", *self.problems]
+        lines = [
+            f"{counted(self.runs, 'run')} in {self.uri}, {self.points} new metric values",
+            *self.problems,
+        ]
         lines += [f"view {view}" for view in self.views]
         return "\n".join(lines)
 

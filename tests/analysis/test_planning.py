@@ -162,6 +162,7 @@ def test_a_margin_is_held_to_a_one_sided_test() -> None:
         ({}, {"seeds": (0, 1)}, "inconclusive: 2 seeds, a verdict needs 3"),
         ({}, {"seeds": (0,)}, "inconclusive: 1 seed, a verdict needs 3"),
         ({}, {"questions": {"aime24": 12}}, "inconclusive: 12 questions, a verdict needs 20"),
+        ({}, {"questions": {"aime24": 1}}, "inconclusive: 1 question, a verdict needs 20"),
     ],
 )
 def test_what_cannot_be_decided_is_said_before_anything_runs(

@@ -12,14 +12,17 @@ from typing import Any
 import pandas as pd
 import pytest
 from rich.console import Console
+from tests.analysis.page.outline import outline
 
 from tokensweep.files import write_json
 from tokensweep.identity import read_json
+from tokensweep.ledger import Attempt
 from tokensweep_analysis.claims import Claim, ClaimKind, Judgement, Verdict
 from tokensweep_analysis.contrasts import contrasts_of
 from tokensweep_analysis.frames import ranking_frame
 from tokensweep_analysis.intervals import Estimand, Estimate
 from tokensweep_analysis.metrics import AVERAGE, Kind, Metric, metrics_of
+from tokensweep_analysis.page import to_html
 from tokensweep_analysis.report import render, to_compact_markdown, to_markdown, write_report
 from tokensweep_analysis.tables import Comparison, Row, compare
 
@@ -299,11 +302,79 @@ def test_scores_without_spread_are_shown_without_an_interval(
     assert text.count("one training run") == 1
 
 
-def test_a_sweep_without_any_result_still_has_a_report(tmp_path: Path, make_sweep: Make) -> None:
+def _everywhere(store: Path) -> tuple[str, str, str]:
+    """The report in the terminal, as Markdown and as a page, each on one line."""
+    comparison = compare(store, "demo")
+    texts = (_printed(store), to_markdown(comparison), outline(to_html(comparison)).text)
+    terminal, markdown, page = (" ".join(text.split()) for text in texts)
+    return terminal, markdown, page
+
+
+def test_a_sweep_of_which_no_run_has_finished_says_so_and_nothing_of_numbers(
+    tmp_path: Path, make_sweep: Make
+) -> None:
+    make_sweep(tmp_path, [("all", 0, "a0"), ("top", 0, "t0"), ("top", 1, "t1")])
+    with Attempt.open(tmp_path / "runs" / "t1") as attempt:
+        attempt.failed(RuntimeError("no memory"))
+    for text in _everywhere(tmp_path):
+        assert "No run has finished yet: 3 planned, 1 failed." in text
+        for piece in ("none yet", "0 questions", "unknown", "No contrasts", "Points out of 100", "in bold"):
+            assert piece not in text
+    assert "| all | 0/1 |" in to_markdown(compare(tmp_path, "demo"))
+
+
+@pytest.mark.parametrize(
+    ("finished", "planned", "baseline", "reason"),
+    [
+        (["a0"], ["a0"], "all", "all is the only arm"),
+        (["t0", "r0"], ["a0", "t0", "r0"], "all", "baseline all has no finished runs"),
+        (["a0"], ["a0", "t0"], "all", "only baseline all has finished runs"),
+        (["t0", "r0"], ["t0", "r0"], "all", "baseline all is not planned here"),
+        (["a0", "t0"], ["a0", "t0"], None, "the sweep names no baseline"),
+        (["a0", "x0"], ["a0", "x0"], "all", "no arm can be compared with baseline all"),
+    ],
+)
+def test_a_report_without_contrasts_says_why(
+    tmp_path: Path,
+    make_run: Make,
+    make_sweep: Make,
+    finished: list[str],
+    planned: list[str],
+    baseline: str | None,
+    reason: str,
+) -> None:
+    arms = {"a0": "all", "t0": "top", "r0": "rest", "x0": "more questions"}
+    for run in finished:
+        make_run(tmp_path, run, correct=[1, 2, 3, 4] if run == "x0" else [1, 2, 3])
+    make_sweep(tmp_path, [(arms[run], 0, run) for run in planned], baseline=baseline)
+    for text in _everywhere(tmp_path):
+        assert f"No contrasts: {reason}." in text
+        assert "bold" not in text
+
+
+def test_a_report_with_contrasts_does_not_say_that_there_are_none(store: Path) -> None:
+    for text in _everywhere(store):
+        assert "No contrasts" not in text
+        assert "No run has finished" not in text
+
+
+def test_a_setting_without_finished_runs_keeps_what_all_others_share_in_one_place(
+    store: Path,
+) -> None:
+    sweep = read_json(store / "sweeps" / "demo" / "sweep.json")
+    other = {"setting": "order", "arm": "all", "seed": 0, "run_id": "b0", "evals": {"order": "e-b0"}}
+    write_json(store / "sweeps" / "demo" / "sweep.json", {**sweep, "runs": [*sweep["runs"], other]})
+    terminal, markdown, page = _everywhere(store)
+    for text in (terminal, markdown):
+        assert text.count("No run has finished yet: 1 planned.") == 1
+        assert text.index("No run has finished yet") < text.index("Points out of 100")
+    assert "order: No run has finished yet: 1 planned." in page
+
+
+def test_one_question_and_one_sample_are_not_many(tmp_path: Path, make_run: Make, make_sweep: Make) -> None:
+    make_run(tmp_path, "a0", correct=[1], num_samples=1, k=[1])
     make_sweep(tmp_path, [("all", 0, "a0")])
-    text = to_markdown(compare(tmp_path, "demo"))
-    assert "| all | 0/1 |" in text
-    assert "estimand none yet" in text
+    assert "seeds 0, 1 question, 1 sample of each," in to_markdown(compare(tmp_path, "demo"))
 
 
 def test_the_report_is_written_as_markdown_and_csv(store: Path) -> None:

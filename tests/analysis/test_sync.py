@@ -157,6 +157,49 @@ def test_an_empty_database_is_filled_from_the_folders_alone(store: Path, uri: st
         assert (again[key].data.params, again[key].data.metrics) == (run.data.params, run.data.metrics)
 
 
+def _files(folder: Path) -> set[tuple[str, int]]:
+    """Everything below a folder, with times of change."""
+    return {(str(path), path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_the_database_of_a_copied_or_moved_store_writes_nothing_to_the_old_one(
+    store: Path, uri: str, migrated: Path, tmp_path_factory: pytest.TempPathFactory, is_moved: bool
+) -> None:
+    assert not sync_sweep(store, "demo", uri=uri).delayed
+    other = tmp_path_factory.mktemp("other") / "a store"
+    (shutil.move if is_moved else shutil.copytree)(str(store), str(other))
+    write_report(compare(other, "demo"), other / "sweeps" / "demo" / "report")  # a new artefact
+    before = _files(store)
+    delayed = sync_sweep(other, "demo", uri=_uri(other / "mlflow.db")).delayed
+    assert f"{other}/mlflow.db is that of a store at {store} and would put files there: move it" in delayed
+    assert _files(store) == before
+    # As it says; under a new name, as this process has the other database open.
+    again = shutil.copytree(other, other.with_name("again"), ignore=shutil.ignore_patterns("mlflow.db"))
+    shutil.copy(migrated, again / "mlflow.db")
+    assert sync_sweep(again, "demo", uri=_uri(again / "mlflow.db")).runs == 5
+    assert _files(store) == before
+    assert list((again / "mlartifacts" / "demo").rglob("report.md"))
+
+
+def test_a_store_that_is_reached_by_another_name_is_the_same_store(
+    store: Path, uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    sync_sweep(store, "demo", uri=uri)
+    link = tmp_path_factory.mktemp("other") / "link"
+    link.symlink_to(store)
+    assert not sync_sweep(link, "demo", uri=_uri(link / "mlflow.db")).delayed
+
+
+def test_a_place_that_a_user_chose_for_artefacts_is_kept(store: Path, uri: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    chosen = tmp_path / "large disk"
+    MlflowClient(uri).create_experiment("demo", artifact_location=chosen.as_uri())
+    assert not sync_sweep(store, "demo", uri=uri).delayed
+    assert list(chosen.rglob("sweep.json"))
+
+
 def test_only_durable_steps_are_shown_and_a_dead_process_is_not_running(store: Path, uri: str) -> None:
     with Attempt.open(store / "runs" / "t3") as attempt:
         for step in (1, 2, 3):

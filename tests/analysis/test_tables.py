@@ -197,3 +197,13 @@ def test_a_metric_is_named_for_people_and_for_mlflow() -> None:
         "cover_at_0.9",
     ]
     assert all(legal_name(metric.key) == metric.key for metric in metrics)
+
+
+def test_a_run_that_is_listed_twice_is_named_before_anything_is_loaded(store: Path, make_sweep: Make) -> None:
+    make_sweep(store, [("all", 0, "a0"), ("top", 0, "t0"), ("top", 0, "t0"), ("top", 1, "t1")])
+    loaded: list[int] = []
+    with pytest.raises(
+        ValueError, match=r"demo.sweep\.json must list .* several runs of ops top seed 0: take"
+    ):
+        compare(store, "demo", progress=lambda done, _: loaded.append(done))
+    assert not loaded

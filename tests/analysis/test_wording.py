@@ -6,7 +6,7 @@ from math import inf, nan
 
 import pytest
 
-from tokensweep_analysis.wording import detected, percent
+from tokensweep_analysis.wording import counted, detected, percent
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,11 @@ def test_a_detectable_difference_above_all_differences_is_no_number(
     share: float | None, expected: str
 ) -> None:
     assert detected(share) == expected
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(number, "question") for number in (0, 1, 2)] == [
+        "0 questions",
+        "1 question",
+        "2 questions",
+    ]

@@ -30,7 +30,7 @@ def test_a_checkpoint_is_evaluated_for_several_sweeps_and_trained_for_one(sweepi
     assert stages(sweeping, "first") == ["train", "evaluate", "report"]
 
     told = sweeping.train("same", "seed=0", EVALUATED, _SITE)
-    assert "1 runs, 0 to do" in told
+    assert "1 run, 0 to do" in told
     assert not (sweeping.store / "sweeps" / "same" / "submissions").exists()
 
     sweeping.train("other", "seed=0", "eval.held_out=6", _SITE, "wait=true")

@@ -80,7 +80,7 @@ def test_the_same_command_again_runs_nothing_and_more_samples_train_nothing(stor
     (row,) = _runs(store, "first")
     folder = store / "runs" / row["run_id"]
     again = tokensweep("train", "-m", *_SMALL, "sweep=again", f"store={store}", cwd=store)
-    assert "1 runs, 0 to do, 1 finished before" in again.stdout
+    assert "1 run, 0 to do, 1 finished before" in again.stdout
     assert read_run(folder).attempts == 1
     more = tokensweep("train", *_SMALL, "eval.num_samples=12", "sweep=again", f"store={store}", cwd=store)
     assert more.returncode == 0, more.stderr

@@ -15,6 +15,7 @@ from pathlib import Path
 from tokensweep.files import write_text
 from tokensweep_analysis.claims import POOLED
 from tokensweep_analysis.intervals import Estimand
+from tokensweep_analysis.lacking import no_contrasts, nothing_finished
 from tokensweep_analysis.metrics import AVERAGE, Metric
 from tokensweep_analysis.page import plots, tables
 from tokensweep_analysis.page.curves import Curve, read_curves
@@ -24,7 +25,7 @@ from tokensweep_analysis.page.numbers import span
 from tokensweep_analysis.page.plots import Drawing
 from tokensweep_analysis.page.selection import drawn_arms
 from tokensweep_analysis.sections import SHARE_OF_RIGHT, shown_metrics
-from tokensweep_analysis.tables import Comparison
+from tokensweep_analysis.tables import Comparison, Row
 from tokensweep_analysis.verdict_tables import HOW_TO_READ
 from tokensweep_analysis.wording import percent
 
@@ -146,7 +147,10 @@ def _parts(comparison: Comparison, curves: Sequence[Curve], dots: Sequence[Dot])
 
 
 def _how_to_read(comparison: Comparison) -> Html:
-    estimates = [e for row in comparison.rows for e in (*row.results.values(), *row.differences.values())]
+    if nothing := nothing_finished(comparison.rows):
+        return tag("p", nothing)
+    differences = [e for row in comparison.rows for e in row.differences.values()]
+    estimates = [*(e for row in comparison.rows for e in row.results.values()), *differences]
     used = [each for each in Estimand if any(e.estimand is each for e in estimates)]
     single = any(e.num_runs == 1 for e in estimates)
     sentences = [
@@ -154,11 +158,14 @@ def _how_to_read(comparison: Comparison) -> Html:
         f"those of claims are adjusted and name their level. {AVERAGE} is {SHARE_OF_RIGHT}.",
         "Each interval says what it is about: the checkpoints at hand or the method that made them, the "
         "questions at hand or questions like these.",
-        "Differences are between the same questions, and between runs of the same seed where both arms "
-        "have them.",
-        "An interval around a difference that includes 0 does not show that two arms are equal; the "
-        'column "detects" says how large a difference would have been found.',
     ]
+    if differences:
+        sentences += [
+            "Differences are between the same questions, and between runs of the same seed where both arms "
+            "have them.",
+            "An interval around a difference that includes 0 does not show that two arms are equal; the "
+            'column "detects" says how large a difference would have been found.',
+        ]
     if single:
         sentences.append(f"Where an arm has a single run, {ONE_RUN}.")
     listed = [tag("li", tag("strong", each.name), str(each.value)[2:]) for each in used]
@@ -175,7 +182,8 @@ def _contrasts(drawing: Drawing) -> Html:
     """A table per setting; of the metrics the mean, the largest k and what claims name."""
     comparison = drawing.comparison
     if not comparison.contrasts:
-        return tag("p", "No two arms could be contrasted yet.", class_="note")
+        gaps = _gaps(drawing) or ["The sweep has no arms."]
+        return join([tag("p", each, class_="note") for each in gaps])
     claimed = {each.claim.metric for each in comparison.judgements}
     passes = [
         m
@@ -202,7 +210,21 @@ def _contrasts(drawing: Drawing) -> Html:
         "the same baseline on the same benchmark and metric. "
         + (f"{omitted:,} contrasts of other metrics and arms are in contrasts.csv only. " if omitted else "")
     )
-    return join([tag("p", note.strip(), class_="note"), *found])
+    gaps = [tag("p", each, class_="note") for each in _gaps(drawing)]
+    return join([tag("p", note.strip(), class_="note"), *found, *gaps])
+
+
+def _gaps(drawing: Drawing) -> list[str]:
+    """Why sections have no contrasts, those of one reason together, named where others have some."""
+    sections: dict[str, list[str]] = {}
+    for each in drawing.sections:
+        nothing = nothing_finished(each.rows)
+        if reason := nothing or no_contrasts(each.rows, baseline=drawing.comparison.baseline):
+            sections.setdefault(reason, []).append(each.title)
+    return [
+        reason if len(titles) == len(drawing.sections) else f"{', '.join(titles)}: {reason}"
+        for reason, titles in sections.items()
+    ]
 
 
 def _order(metric: Metric) -> tuple[str, float]:
@@ -247,13 +269,21 @@ def _provenance(comparison: Comparison) -> Html:
     sweep = comparison.name.removesuffix(f"-{comparison.scale}") if comparison.scale else comparison.name
     facts = [
         ("Sweep", comparison.name),
-        ("Code", " ".join(comparison.code) or "unknown"),
-        ("Seeds", " ".join(map(str, seeds)) or "none"),
-        ("Questions", span([row.num_questions for row in done])),
-        ("Samples per question", span([row.num_samples for row in done])),
+        *(_of_runs(comparison, done) if done else []),
         ("Confidence", percent(comparison.confidence)),
         ("Runs left out", f"{len(comparison.troubles):,}"),
     ]
     listed = [item for name, value in facts for item in (tag("dt", name), tag("dd", value))]
     commands = f"tokensweep sweep {sweep}{options}\ntokensweep report {comparison.name}"
     return join([tag("dl", *listed), tag("h3", "To reproduce"), tag("pre", tag("code", commands))])
+
+
+def _of_runs(comparison: Comparison, done: Sequence[Row]) -> list[tuple[str, str]]:
+    """What the rows with numbers were made of."""
+    seeds = sorted({seed for row in done for seed in row.seeds})
+    return [
+        ("Code", " ".join(comparison.code) or "unknown"),
+        ("Seeds", " ".join(map(str, seeds))),
+        ("Questions", span([row.num_questions for row in done])),
+        ("Samples per question", span([row.num_samples for row in done])),
+    ]

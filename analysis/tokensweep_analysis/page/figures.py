@@ -17,6 +17,7 @@ from tokensweep_analysis.page.numbers import excludes_zero, written
 from tokensweep_analysis.page.selection import Section, marked, pass_curve, spread
 from tokensweep_analysis.page.svg import INK, PAGE, Look, panel, to_svg
 from tokensweep_analysis.tables import Row
+from tokensweep_analysis.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,10 +159,11 @@ def heat_panel(section: Section, rows: Sequence[Row], questions: Sequence[str], 
         axes.set_xticks([])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_xlabel(f"{len(questions)} questions, from the hardest to the easiest")
+        axes.set_xlabel(f"{counted(len(questions), 'question')}, from the hardest to the easiest")
         label = (
-            f"Heat map of {len(rows)} arms by {len(questions)} questions, {section.title}: share of right "
-            "samples from dark, none, to light, all. The table below it has the values."
+            f"Heat map of {counted(len(rows), 'arm')} by {counted(len(questions), 'question')}, "
+            f"{section.title}: share of right samples from dark, none, to light, all. "
+            "The table below it has the values."
         )
         drawn = to_svg(canvas, label=label, prefix=key)
     return figure(drawn, caption=section.title, wide=True)

@@ -16,6 +16,7 @@ from tokensweep_analysis.published.benchmarks import benchmark
 from tokensweep_analysis.published.reader import Cell
 from tokensweep_analysis.published.spelling import Statistic
 from tokensweep_analysis.tables import Comparison, Row, compare
+from tokensweep_analysis.wording import counted
 
 _MOST_CHOICES = 20  # variants listed in an error
 _KINDS = {Statistic.avg: Kind.pass_at, Statistic.pass_at: Kind.pass_at, Statistic.maj_at: Kind.maj_at}
@@ -154,7 +155,7 @@ def _differences(cell: Cell, row: Row, own: Estimate | None, model: str) -> Iter
     if benchmark(row.benchmark).name != cell.benchmark.name:
         yield Reason(own=f"benchmark {row.benchmark}", printed=cell.benchmark_text)
     elif row.num_questions and cell.benchmark.sizes and row.num_questions not in cell.benchmark.sizes:
-        yield Reason(own=f"{row.num_questions} questions", printed=str(cell.benchmark.size))
+        yield Reason(own=counted(row.num_questions, "question"), printed=str(cell.benchmark.size))
     if own is None:
         yield Reason(own=f"no {cell.metric} here" if row.seeds else "no finished run here")
     elif cell.metric.statistic is Statistic.avg and cell.metric.num_samples is None:

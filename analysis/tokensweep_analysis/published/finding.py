@@ -69,8 +69,3 @@ def one_decimal(value: float | None) -> str:
         return "-"
     short = f"{value:.1f}"
     return short if float(short) or abs(value) < _ZERO else f"{value:.1g}"
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: ``1 slip``, ``2 slips``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

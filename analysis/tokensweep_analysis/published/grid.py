@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from math import ceil, floor, prod
 
 from tokensweep_analysis.published.benchmarks import Benchmark
-from tokensweep_analysis.published.finding import Checked, Finding, Rule, counted, grouped, in_order
+from tokensweep_analysis.published.finding import Checked, Finding, Rule, grouped, in_order
 from tokensweep_analysis.published.reader import Cell, Printed
 from tokensweep_analysis.published.spelling import PrintedMetric, Statistic
+from tokensweep_analysis.wording import counted
 
 _MORE_QUESTIONS = 5  # other numbers of questions are tried up to that many above the known one
 _BY_CHANCE = 0.05  # another number is named when fewer are expected to fit by chance

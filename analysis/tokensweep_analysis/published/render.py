@@ -13,8 +13,9 @@ from rich.text import Text
 
 from tokensweep_analysis.published.audit import Audit
 from tokensweep_analysis.published.beside import Pair
-from tokensweep_analysis.published.finding import Finding, Rule, counted, one_decimal
+from tokensweep_analysis.published.finding import Finding, Rule, one_decimal
 from tokensweep_analysis.published.support import ONE_RUN, Support, Verdict
+from tokensweep_analysis.wording import counted
 
 _MOST_LINES = 6  # of the file, named with a finding
 _MAIN = 4  # differences per paper that are shown without --all
