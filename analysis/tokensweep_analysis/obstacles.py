@@ -13,6 +13,7 @@ from tokensweep_analysis.contrasts import differences
 from tokensweep_analysis.intervals import TWO_CHECKPOINTS, Estimate
 from tokensweep_analysis.metrics import Kind
 from tokensweep_analysis.rules import RULES
+from tokensweep_analysis.wording import counted
 
 LEAST_SEEDS = 3  # below it a difference between two methods cannot be told from one between two runs
 LEAST_QUESTIONS = 20
@@ -109,8 +110,7 @@ def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
         few = [side for side in sides if len(side[1].seeds) < LEAST_SEEDS]
         return f"{one}{_lacking(*few)}; a claim about a method needs {LEAST_SEEDS}"
     if left.num_questions < LEAST_QUESTIONS:
-        plural = "s" * (left.num_questions > 1)
-        return f"{left.num_questions} question{plural}, a verdict needs {LEAST_QUESTIONS}"
+        return f"{counted(left.num_questions, 'question')}, a verdict needs {LEAST_QUESTIONS}"
     for name, arm in sides:
         if repeated := next((each.remark for each in arm.evaluations if each.remark), ""):
             return f"{name}: {repeated}"
