@@ -96,14 +96,10 @@ class Judgement:
     rule: str = ""  # for example "lower end of the 95 % interval above 0"
     reason: str = ""  # a sentence with the figures, or the guard that forced the verdict
     estimate: Estimate | None = None  # left minus right, with the interval that the verdict is read off
-    # The interval that being reproduced is read off, and the one that being refuted is read off, where a rule
-    # decided: 95 % and 90 % or the reverse, widened by Holm; ``level_`` is what they have after it.
-    low_reproduce: float | None = None
-    high_reproduce: float | None = None
-    level_reproduce: float | None = None
-    low_refute: float | None = None
-    high_refute: float | None = None
-    level_refute: float | None = None
+    # The same with the intervals that being reproduced and being refuted are read off, where a rule decided:
+    # 95 % and 90 % or the reverse, widened by Holm.
+    reproduce: Estimate | None = None
+    refute: Estimate | None = None
     holm_over: int | None = None  # claims of the family that were tested
     p_value: float | None = None  # of being refuted where it is, of being reproduced elsewhere
     p_holm: float | None = None  # over the claims of the family

@@ -32,7 +32,7 @@ def differences(
     left: Arm, right: Arm, *, metrics: Sequence[Metric], confidence: float = 0.95
 ) -> dict[Metric, Estimate]:
     """``left - right`` for each metric. Empty when an arm has no run or their evaluations do not fit."""
-    if not metrics or not left.runs or not right.runs or pair_mismatch(left, right):
+    if not metrics or not _can_be_compared(left, right):
         return {}
     estimates = difference_estimates(
         left.tables(metrics),
@@ -50,7 +50,7 @@ def difference_curve(left: Arm, right: Arm, *, confidence: float = 0.95) -> dict
 
     An interval of each k alone would place where curves cross too surely.
     """
-    if not left.runs or not right.runs or pair_mismatch(left, right):
+    if not _can_be_compared(left, right):
         return {}
     points = doubling(min(left.largest_k, right.largest_k))
     band = difference_band(
@@ -62,6 +62,10 @@ def difference_curve(left: Arm, right: Arm, *, confidence: float = 0.95) -> dict
         limits=DIFFERENCE,
     )
     return dict(zip(points, band.estimates, strict=True))
+
+
+def _can_be_compared(left: Arm, right: Arm) -> bool:
+    return bool(left.runs and right.runs and not pair_mismatch(left, right))
 
 
 def adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:

@@ -98,11 +98,11 @@ def _of_judgement(name: str) -> Callable[[Judgement], Any]:
     return lambda each: getattr(each, name)
 
 
-def _of_estimate(name: str) -> Callable[[Judgement], Any]:
-    return lambda each: getattr(each.estimate, name) if each.estimate else None
+def _of_estimate(name: str, which: str = "estimate") -> Callable[[Judgement], Any]:
+    return lambda each: getattr(getattr(each, which), name, None)
 
 
-_ENDS = ("low", "high", "level")
+_ENDS = {"low": "low", "high": "high", "level": "confidence"}  # columns, and what an estimate calls them
 _CLAIM: Mapping[str, Callable[[Judgement], Any]] = {
     "id": _of_claim("id"),
     **{name: _of_judgement(name) for name in ("setting", "verdict", "grade")},
@@ -110,9 +110,12 @@ _CLAIM: Mapping[str, Callable[[Judgement], Any]] = {
     "contrast": _of_claim("contrast"),
     "metric": _of_claim("measure"),
     "difference": _of_estimate("value"),
-    **{name: _of_estimate(name) for name in ("low", "high")},
-    "level": _of_estimate("confidence"),
-    **{f"{end}_{role}": _of_judgement(f"{end}_{role}") for role in ("reproduce", "refute") for end in _ENDS},
+    **{column: _of_estimate(name) for column, name in _ENDS.items()},
+    **{
+        f"{column}_{role}": _of_estimate(name, role)
+        for role in ("reproduce", "refute")
+        for column, name in _ENDS.items()
+    },
     "holm_over": _of_judgement("holm_over"),
     "p": _of_judgement("p_value"),
     **{name: _of_judgement(name) for name in ("p_holm", "detectable")},

@@ -50,8 +50,8 @@ class Prospect:
     advice: Advice | None = None
     # The lowest and the highest figure of the three scenarios. Where sampling prevails the optimistic one may
     # have the highest: less variance between questions leaves fewer degrees of freedom.
-    best_case: float | None = None
-    worst_case: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
     is_measured: bool = False  # variances of finished runs, otherwise assumed
     num_claims: int = 1  # of the family that Holm adjusts
 
@@ -174,7 +174,7 @@ def _prospect(
         for each in (CENTRAL, OPTIMISTIC, PESSIMISTIC)
     ]
     figures = [case.detectable for case in cases]
-    return replace(base, advice=cases[0], best_case=min(figures), worst_case=max(figures))
+    return replace(base, advice=cases[0], lowest=min(figures), highest=max(figures))
 
 
 def _whole(claim: Claim, setting: str, parts: Sequence[Prospect]) -> Prospect:

@@ -124,9 +124,9 @@ def _detects(each: Prospect) -> Cell:
 
     assert each.advice is not None
     figure = detected(each.advice.detectable)
-    if each.best_case is None:
+    if each.lowest is None:
         return Cell((figure,))
-    return Cell((figure, f"({detected(each.best_case)}, {detected(each.worst_case)})"))
+    return Cell((figure, f"({detected(each.lowest)}, {detected(each.highest)})"))
 
 
 def _points(share: float | None) -> str:

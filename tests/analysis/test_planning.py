@@ -42,9 +42,9 @@ def test_the_detectable_difference_is_that_of_the_design() -> None:
     expected = design_detectable(CENTRAL, questions=30, seeds=3, samples=32, paired_seeds=True)
     assert found.advice is not None
     assert found.advice.detectable == pytest.approx(expected)
-    assert found.best_case is not None
-    assert found.worst_case is not None
-    assert found.best_case < expected < found.worst_case
+    assert found.lowest is not None
+    assert found.highest is not None
+    assert found.lowest < expected < found.highest
     assert not found.is_measured
 
 
@@ -66,9 +66,9 @@ def test_the_range_holds_the_figure_where_optimistic_variances_leave_too_few_deg
     # pass@8 of 8 samples is 0 or 1: little but sampling varies, and its degrees of freedom are few.
     found = _prospect(_claim(metric="aime24/pass_at_8"), replace(ARM, samples=dict.fromkeys(ARM.samples, 8)))
     assert found.advice is not None
-    assert found.best_case is not None
-    assert found.worst_case is not None
-    assert found.best_case <= found.advice.detectable <= found.worst_case
+    assert found.lowest is not None
+    assert found.highest is not None
+    assert found.lowest <= found.advice.detectable <= found.highest
 
 
 def test_a_majority_has_no_figure_before_runs_have_finished_and_says_why() -> None:
@@ -231,7 +231,7 @@ def _after(finished: dict[Cell, Arm], name: str, *, samples: int = 4) -> Prospec
 def test_variances_of_finished_runs_replace_the_assumed_ones(finished: dict[Cell, Arm]) -> None:
     found, assumed = _after(finished, "avg"), _after({}, "avg")
     assert found.is_measured
-    assert found.best_case is None
+    assert found.lowest is None
     assert found.advice is not None
     assert assumed.advice is not None
     assert found.advice.detectable != assumed.advice.detectable

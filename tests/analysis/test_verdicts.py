@@ -251,7 +251,7 @@ def test_p_and_interval_are_those_that_the_verdict_is_read_off(
         assert judged.p_holm is not None
         assert judged.estimate is not None
         assert judged.p_holm < 0.05
-        assert judged.estimate.confidence == getattr(judged, f"level_{role}")
+        assert judged.estimate.confidence == getattr(judged, role).confidence
 
 
 def test_another_model_is_not_comparable(tmp_path: Path, make_run: Make, make_sweep: Make) -> None:
@@ -341,8 +341,12 @@ def test_an_interval_of_a_claim_is_printed_with_the_level_that_holm_left_it(
     assert harder.reason.startswith("97.5 % interval (95 %, Holm over 2) [")
     assert easier.reason.startswith("95 % interval [")
     assert all(", 95 % interval (90 %, Holm over 2) [" in each.reason for each in judged)
-    assert [each.level_reproduce for each in (harder, easier)] == pytest.approx([0.975, 0.95])
-    assert [each.level_refute for each in (harder, easier)] == pytest.approx([0.95, 0.95])
+    assert [each.reproduce and each.reproduce.confidence for each in (harder, easier)] == pytest.approx(
+        [0.975, 0.95]
+    )
+    assert [each.refute and each.refute.confidence for each in (harder, easier)] == pytest.approx(
+        [0.95, 0.95]
+    )
     assert [each.holm_over for each in (harder, easier)] == [2, 2]
 
 
@@ -353,12 +357,16 @@ def test_a_claim_alone_has_the_levels_of_its_rule_and_margins_turn_them_round(
     assert "95 % interval [" in alone.reason
     assert ", 90 % interval [" in alone.reason
     assert "Holm" not in alone.reason
-    assert [alone.level_reproduce, alone.level_refute] == pytest.approx([0.95, 0.9])
+    assert alone.reproduce is not None
+    assert alone.refute is not None
+    assert [alone.reproduce.confidence, alone.refute.confidence] == pytest.approx([0.95, 0.9])
     claim = _claim(kind="non_inferiority", margin=0.02)
     (margin,) = _sweep(tmp_path / "two", make_run, make_sweep, claim)
-    assert [margin.level_reproduce, margin.level_refute] == pytest.approx([0.9, 0.95])
     assert margin.estimate is not None
-    assert (margin.low_reproduce, margin.high_reproduce) == (margin.estimate.low, margin.estimate.high)
-    assert (margin.low_refute, margin.high_refute) == margin.estimate.interval(0.95)
+    assert margin.reproduce is not None
+    assert margin.refute is not None
+    assert [margin.reproduce.confidence, margin.refute.confidence] == pytest.approx([0.9, 0.95])
+    assert (margin.reproduce.low, margin.reproduce.high) == (margin.estimate.low, margin.estimate.high)
+    assert (margin.refute.low, margin.refute.high) == margin.estimate.interval(0.95)
     assert margin.p_above_0 is not None
     assert margin.p_above_smallest is None  # being two points better is not what it claims
