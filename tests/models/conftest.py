@@ -13,6 +13,8 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PhiConfig,
     PhiForCausalLM,
     Qwen3Config,
@@ -51,6 +53,11 @@ def llama_untied() -> Any:
     return LlamaForCausalLM(LlamaConfig(**_SHAPE, tie_word_embeddings=False))
 
 
+def mixtral() -> Any:
+    """Its checkpoint has a tensor per expert, transformers one for all of a layer."""
+    return MixtralForCausalLM(MixtralConfig(**_SHAPE, num_local_experts=4, num_experts_per_tok=2))
+
+
 def qwen3_windowed() -> Any:
     return Qwen3ForCausalLM(
         Qwen3Config(**_SHAPE, use_sliding_window=True, sliding_window=4, max_window_layers=1)
@@ -67,7 +74,7 @@ def phi_with_bias() -> Any:
 
 _MAKERS = {
     maker.__name__: maker
-    for maker in (qwen3, llama_tied, llama_untied, qwen3_windowed, granite_scaled, phi_with_bias)
+    for maker in (qwen3, llama_tied, llama_untied, mixtral, qwen3_windowed, granite_scaled, phi_with_bias)
 }
 
 

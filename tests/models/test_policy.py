@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -101,6 +102,29 @@ def test_a_saved_policy_loads_with_the_same_states(folder_of: FolderOf, tmp_path
     again = Policy(tmp_path / "saved")
     edges = torch.tensor([0, 6])
     assert torch.equal(again.hidden(ids, edges), policy.hidden(ids, edges))
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "mixtral"])
+def test_merged_weights_are_those_of_the_checkpoint(folder_of: FolderOf, architecture: str) -> None:
+    folder = folder_of(architecture)
+    expected = load_file(folder / "model.safetensors")
+    given = list(Policy(folder).merged_weights())
+    assert sorted(name for name, _ in given) == sorted(expected)  # each once, a tied head not at all
+    for name, tensor in given:
+        assert torch.equal(tensor, expected[name])
+        assert not tensor.requires_grad
+
+
+def test_merged_weights_follow_the_policy(folder_of: FolderOf) -> None:
+    policy = Policy(folder_of("llama_tied"))
+    with torch.no_grad():
+        policy.head_weight.fill_(2.0)
+    assert dict(policy.merged_weights())["model.embed_tokens.weight"].unique().tolist() == [2.0]
+
+
+def test_a_tied_head_is_trained_once(folder_of: FolderOf) -> None:
+    trained = Policy(folder_of("llama_tied")).trained
+    assert sum("embed" in name or "head" in name for name in trained) == 1
 
 
 def test_decoded_completions_hold_no_special_tokens(folder_of: FolderOf) -> None:

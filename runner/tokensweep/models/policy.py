@@ -6,6 +6,7 @@ that the loss never forms a table of tokens by vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokensweep.models.attention import ATTENTION, Layout, Packed
 from tokensweep.models.store import check_folder
+from tokensweep.models.weights import as_in_checkpoint, held_weights
 
 _PROBE_TOLERANCE = 1e-3  # of the largest logit: float32 noise is about 1e-6, a cap or scale far above
 _HALF_TOLERANCE = 0.05  # half precision rounds coarsely
@@ -97,6 +99,19 @@ class Policy:
         """The text of a completion without end, padding and other special tokens."""
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """The parameters that training moves, by name and in the model's order; a tied one once."""
+        return {name: x for name, x in self.model.named_parameters() if x.requires_grad}
+
+    def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and tensor of all weights of a plain model that computes the same, named as in its checkpoint.
+
+        The tensors have no gradient, and where nothing is merged they are the policy's own: copy what must
+        outlast the next optimiser step. The policy is not changed. A tied head comes once.
+        """
+        return as_in_checkpoint(self.model, held_weights(self.model).items())
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as a normal Hugging Face folder."""
