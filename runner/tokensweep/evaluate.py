@@ -20,6 +20,7 @@ from tokensweep.identity import digest
 from tokensweep.models.policy import Policy
 from tokensweep.models.prompts import Encode, answer_text
 from tokensweep.problems import Answered, Grade, Problem, ProblemSource
+from tokensweep.registry import without_labels
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
 from tokensweep.seeds import derive_seed
 from tokensweep_analysis.majority import count_votes
@@ -68,7 +69,9 @@ class EvalSpec:
             tau=tuple(entry.get("tau", ())),  # a run that was planned before there was tau asked for none
             seed=entry["seed"],
             sampling=SamplingSpec(**{**entry["sampling"], "stop": stop}),
-            decode_hash=digest([entry["sampling"], dict(engine), *entry.get("prompt", {}).values()])[:12],
+            decode_hash=digest(
+                [entry["sampling"], without_labels(engine), *entry.get("prompt", {}).values()]
+            )[:12],
             answer_space=entry.get("answer_space"),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -155,14 +156,15 @@ def _evaluate_all(
     torch.set_num_threads(config["compute"]["threads"])
     device = device_of(config["compute"]["device"])
     policy = Policy(subject.folder, dtype=getattr(torch, config["compute"]["dtype"]), device=device)
-    engine = build(config["rollout"])
-    engine.load(policy, version=subject.step or 0)
     who = Subject(run_id=subject.name, config_hash=subject.config_hash, seed=subject.seed)
     prompt = prompt_of(config)
     encode = encoder(prompt, policy, chat=subject.chat)
     asked = [fitting(prompt, build(entry["source"]), encode) for entry in entries]
     summaries = []
-    with Progress(console=console, transient=True) as bar:
+    with closing(build(config["rollout"])) as engine, Progress(console=console, transient=True) as bar:
+        starting = bar.add_task("starting the engine", total=None)
+        engine.load(policy, version=subject.step or 0)
+        bar.remove_task(starting)
         for entry, indices in zip(entries, asked, strict=True):
             task = bar.add_task(entry["suite"], total=len(indices) * entry["num_samples"])
             spec = EvalSpec.of(entry, engine=config["rollout"])

@@ -24,7 +24,7 @@ from tokensweep.names import check_name
 from tokensweep.options import default_tracking_uri
 from tokensweep.preflight import refuse_overlap, remarks_on
 from tokensweep.problems.dates import caution
-from tokensweep.registry import KIND, build
+from tokensweep.registry import KIND, build, without_labels
 from tokensweep.store import make_store
 from tokensweep.sweepfile import Job, Sweep
 
@@ -255,7 +255,7 @@ def plan_evals(
             **sampling,
             **wrapped,
             "seed": settings["seed"],
-            "engine": config["rollout"],
+            "engine": without_labels(config["rollout"]),
             "dtype": config["compute"]["dtype"],
         }
         ident = eval_id(subject=subject, step=step, suite_hash=suite_hash, decoding=decoding)

@@ -89,6 +89,11 @@ def labels_of(node: Mapping[str, Any]) -> tuple[str, ...]:
     return labels
 
 
+def without_labels(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the component in ``node`` can change a number."""
+    return {key: value for key, value in node.items() if key not in labels_of(node)}
+
+
 _TUPLE_HINTS = (tuple[str, ...], tuple[int, ...], tuple[float, ...])
 
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -171,27 +171,31 @@ def _evaluate_all(
     folder = trained_folder(run_dir, step=config["steps"])
     dtype = getattr(torch, config["compute"]["dtype"])
     policy = Policy(folder, dtype=dtype, device=device_of(config["compute"]["device"]))
-    engine = build(config["rollout"])
-    engine.load(policy, version=config["steps"])
     prompt = prompt_of(config)
     encode = encoder(prompt, policy, chat=build(config["model"]).chat)
     subject = Subject(run_id=plan["run_id"], config_hash=plan["config_sha"][:12], seed=config["seed"])
-    for entry in entries:
-        source = build(entry["source"])
-        check_source(source)
-        spec = EvalSpec.of(entry, engine=config["rollout"])
-        summary = evaluate(
-            policy,
-            engine,
-            source,
-            spec,
-            out_dir=run_dir / "evals" / spec.folder_name,
-            subject=subject,
-            encode=encode,
-            indices=fitting_problems(prompt, source, encode),
-        )
-        print(f"{spec.suite}: avg@{summary.num_samples} {summary.avg:.4f} over {summary.problems} problems")
-        attempt.event(Kind.evaluated, suite=spec.suite, eval_id=spec.eval_id, num_samples=spec.num_samples)
+    with closing(build(config["rollout"])) as engine:
+        engine.load(policy, version=config["steps"])
+        for entry in entries:
+            source = build(entry["source"])
+            check_source(source)
+            spec = EvalSpec.of(entry, engine=config["rollout"])
+            summary = evaluate(
+                policy,
+                engine,
+                source,
+                spec,
+                out_dir=run_dir / "evals" / spec.folder_name,
+                subject=subject,
+                encode=encode,
+                indices=fitting_problems(prompt, source, encode),
+            )
+            print(
+                f"{spec.suite}: avg@{summary.num_samples} {summary.avg:.4f} over {summary.problems} problems"
+            )
+            attempt.event(
+                Kind.evaluated, suite=spec.suite, eval_id=spec.eval_id, num_samples=spec.num_samples
+            )
 
 
 def trained_folder(run_dir: Path, *, step: int) -> Path:

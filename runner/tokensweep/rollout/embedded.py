@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from tokensweep.registry import component
-from tokensweep.rollout.protocol import Progress, Request, Rollout
+from tokensweep.rollout.protocol import Progress, Request, Rollout, refuse_rules
 
 if TYPE_CHECKING:
     from tokensweep.models.policy import Policy
@@ -43,6 +43,7 @@ class TorchEngine:
         """One rollout per request, in order. Raises RuntimeError before the first ``load``."""
         if self._policy is None:
             raise RuntimeError("the engine has no weights: call load(policy, version=...) first")
+        refuse_rules(requests, engine="torch")
         from tokensweep.rollout.wave import Wave  # imports transformers, which takes seconds
 
         rollouts: list[Rollout | None] = [None] * len(requests)
@@ -56,6 +57,12 @@ class TorchEngine:
                     weights_version=self._version,
                 )
         return cast(list[Rollout], rollouts)
+
+    def rest(self) -> None:
+        """Nothing is reserved."""
+
+    def close(self) -> None:
+        """Nothing was started."""
 
 
 def _waves(requests: Sequence[Request], *, budget: int) -> Iterator[list[int]]:

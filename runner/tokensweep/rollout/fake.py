@@ -40,6 +40,12 @@ class FakeEngine:
             progress(len(requests))
         return rollouts
 
+    def rest(self) -> None:
+        """Nothing is reserved."""
+
+    def close(self) -> None:
+        """Nothing was started."""
+
     def _rollout(self, policy: Policy, request: Request) -> Rollout:
         """The chosen text; its whole log-probability is booked on the first token."""
         text = self.texts[request.seed % len(self.texts)]

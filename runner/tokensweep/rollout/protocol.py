@@ -50,6 +50,7 @@ class Request:
     prompt_ids: tuple[int, ...]
     seed: int
     sampling: SamplingSpec
+    rules: tuple[tuple[str, float], ...] = ()  # names and values that an engine's logits processors read
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -79,6 +80,22 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[Rollout]:
         """One rollout per request, in order. Raises RuntimeError before the first ``load``."""
         ...
+
+    def rest(self) -> None:
+        """Leave the device's memory to the trainer until the next ``load`` or ``generate``."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back that was started or reserved."""
+        ...
+
+
+def refuse_rules(requests: Sequence[Request], *, engine: str) -> None:
+    """Raise ValueError for requests with rules, for an engine without logits processors."""
+    if any(request.rules for request in requests):
+        raise ValueError(
+            f"rollout={engine} has no logits processors, so requests must not have rules: take rollout=vllm"
+        )
 
 
 def uniforms(seed: int, count: int) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokensweep.registry import component
-from tokensweep.rollout.protocol import Progress, Request, Rollout, SamplingSpec
+from tokensweep.rollout.protocol import Progress, Request, Rollout, SamplingSpec, refuse_rules
 from tokensweep.rollout.stops import StopTexts
 from tokensweep.seeds import derive_seed
 
@@ -43,6 +43,7 @@ class HfEngine:
         """One rollout per request, in order. Raises RuntimeError before the first ``load``."""
         if self._policy is None:
             raise RuntimeError("the engine has no weights: call load(policy, version=...) first")
+        refuse_rules(requests, engine="hf")
         rollouts: dict[int, Rollout] = {}
         for sampling in dict.fromkeys(request.sampling for request in requests):
             members = [index for index, request in enumerate(requests) if request.sampling == sampling]
@@ -53,6 +54,12 @@ class HfEngine:
                 if progress is not None:
                     progress(len(batch))
         return [rollouts[index] for index in range(len(requests))]
+
+    def rest(self) -> None:
+        """Nothing is reserved."""
+
+    def close(self) -> None:
+        """Nothing was started."""
 
     def _batch(self, policy: Policy, requests: list[Request], sampling: SamplingSpec) -> list[Rollout]:
         """Draw one left-padded batch."""

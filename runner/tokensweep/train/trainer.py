@@ -7,6 +7,7 @@ else that a step depends on is in the checkpoint: a run that was killed anywhere
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from tokensweep.train.collect import Collected
 from tokensweep.train.passes import Ahead, Scorer, autocast
 from tokensweep.train.ranks import ALONE, Ranks, check_same_weights
 from tokensweep.train.setup import (
+    Parts,
     assemble_everywhere,
     collector_of,
     optimizer_of,
@@ -80,15 +82,17 @@ def run_training(
     """
     assert (attempt is not None) == ranks.leads
     prepare_torch(config["compute"])
-    training = _Training(config, run_dir, attempt, cache=cache, ranks=ranks)
+    parts = assemble_everywhere(config, cache=cache, ranks=ranks)
     steps = config["steps"]
-    while training.progress.step < steps:
-        if ranks.any(should_stop()):
-            training.save()
-            raise PreemptedError(f"asked to stop after step {training.progress.step} of {steps}")
-        training.step()
-        if on_progress is not None:
-            on_progress(training.progress.step, steps)
+    with closing(parts.engine):
+        training = _Training(config, run_dir, attempt, parts=parts, ranks=ranks)
+        while training.progress.step < steps:
+            if ranks.any(should_stop()):
+                training.save()
+                raise PreemptedError(f"asked to stop after step {training.progress.step} of {steps}")
+            training.step()
+            if on_progress is not None:
+                on_progress(training.progress.step, steps)
     if attempt is not None:
         attempt.event(Kind.trained, step=steps)
     return TrainResult(step=steps, checkpoint=training.checkpoint)
@@ -103,12 +107,11 @@ class _Training:
         run_dir: Path,
         attempt: Attempt | None,
         *,
-        cache: Path,
+        parts: Parts,
         ranks: Ranks,
     ) -> None:
         self.config, self.run_dir, self.attempt, self.ranks = config, run_dir, attempt, ranks
         self.owner = digest(identity_of(config))
-        parts = assemble_everywhere(config, cache=cache, ranks=ranks)
         self.parts = parts
         found = _found(run_dir / "checkpoints", owner=self.owner, ranks=ranks)
         self.saved = found.progress.step if found else 0  # the newest step in a checkpoint
@@ -142,6 +145,7 @@ class _Training:
             collected = self.collector.collect(
                 step=number, position=self.progress.position, allocation=method.allocation
             )
+        self.parts.engine.rest()
         values = {
             "lr": lr,
             **_scheduled(self.parts.method, number - 1),

@@ -1,0 +1,201 @@
+"""The engine ``rollout=vllm``: what the trainer sees of a vLLM server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, cast
+
+import torch
+
+from tokensweep.registry import component
+from tokensweep.rollout.protocol import Progress, Request, Rollout
+from tokensweep.rollout.vllm.errors import EngineError, EngineLostError
+from tokensweep.rollout.vllm.installed import check_installed
+from tokensweep.rollout.vllm.probe import Parity, check_parity, compare, probe_of, trainer_logprobs
+from tokensweep.rollout.vllm.weights import Way
+
+if TYPE_CHECKING:
+    from tokensweep.models.policy import Policy
+    from tokensweep.rollout.vllm.serving import Serving
+
+
+@component("rollout", "vllm")
+@dataclass(eq=False)
+class VllmEngine:
+    """Draws rollouts from a vLLM server: one of its own beside the trainer, or the one at ``server``.
+
+    Every request is drawn by its own seed, so a completion does not depend on what is drawn beside it, up to
+    float noise. After every ``load`` trainer and engine are compared on a few tokens (see :mod:`.probe`). A
+    server that dies is started again with the same weights, and what it had not answered is asked again.
+
+    The CPU build runs in continuous integration; sleep, the IPC and NCCL updates and tensor parallelism are
+    not run on a GPU.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = (  # where and how fast, not what is drawn
+        *("server", "weights", "max_model_len", "max_num_seqs", "kv_cache_gb", "gpu_memory_utilization"),
+        *("tensor_parallel_size", "eager", "restarts", "start_s"),
+    )
+
+    server: str = ""  # http://HOST:PORT of a server that was started by hand; empty: one of our own
+    weights: Way = Way.auto
+    dtype: str = "auto"  # float32 on a CPU, bfloat16 on a GPU, and what a policy in half precision has
+    max_model_len: int | None = None  # prompt and completion; null: what the model can
+    max_num_seqs: int = 256  # completions at a time
+    kv_cache_gb: float | None = None  # null: 1 on a CPU, by gpu_memory_utilization on a GPU
+    gpu_memory_utilization: float = 0.5
+    tensor_parallel_size: int = 1
+    eager: bool | None = None  # null: eager on a CPU, compiled on a GPU
+    logits_processors: tuple[str, ...] = ()  # vLLM's, as MODULE:CLASS; they read Request.rules
+    restarts: int = 2  # of a server that dies, within one call of generate
+    start_s: float = 900.0  # patience with a server that starts
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
+        if self.max_num_seqs < 1 or self.tensor_parallel_size < 1 or self.restarts < 0:
+            raise ValueError(
+                "max_num_seqs and tensor_parallel_size must be at least 1 and restarts at least 0, got "
+                f"{self.max_num_seqs}, {self.tensor_parallel_size} and {self.restarts}"
+            )
+        if self.kv_cache_gb is not None and self.kv_cache_gb <= 0:
+            raise ValueError(f"kv_cache_gb must be above 0, got {self.kv_cache_gb:g}")
+        if self.server and not self.server.startswith(("http://", "https://")):
+            raise ValueError(f"server must be http://HOST:PORT, got {self.server!r}")
+        if self.server and self.weights is Way.ipc:
+            raise ValueError("weights=ipc needs a server on the trainer's GPU, got server: take nccl or file")
+        self._policy: Policy | None = None
+        self._version = 0
+        self._serving: Serving | None = None
+        self._asleep = False
+        self.parity: Parity | None = None  # of the last load
+
+    def load(self, policy: Policy, *, version: int) -> None:
+        """Give the engine the policy's weights and check that it has them.
+
+        The first call starts the server. Raises ValueError for a vLLM that is missing or of the wrong build,
+        EngineError for a server that does not start or does not take the weights, ParityError when its
+        log-probabilities are not the trainer's.
+        """
+        from tokensweep.rollout.vllm.serving import find_server, start_server
+
+        self._policy, self._version = policy, version
+        if self.server:
+            self._serving = self._serving or find_server(self, policy)
+            if _leads():
+                self._serving.send(policy, version=version)
+            _wait_for_all()  # ranks that share a server must not draw before it has the weights
+        elif self._serving is None:
+            check_installed(cuda=policy.device.type == "cuda")
+            self._serving = start_server(self, policy, version=version)
+        else:
+            self._wake(self._serving)
+            self._serving.send(policy, version=version)
+        engine = self._serving.score(sequences := probe_of(policy))
+        exact = self.dtype_for(policy) == torch.float32
+        self.parity = compare(trainer_logprobs(policy, sequences), engine, exact=exact)
+        check_parity(self.parity, version=version)
+
+    def generate(self, requests: Sequence[Request], *, progress: Progress | None = None) -> list[Rollout]:
+        """One rollout per request, in order.
+
+        Raises RuntimeError before the first ``load``, ValueError for requests that are too long, EngineError
+        for a server that dies again and again or gives no usable log-probabilities.
+        """
+        if self._policy is None or self._serving is None:
+            raise RuntimeError("the engine has no weights: call load(policy, version=...) first")
+        if self._asleep:
+            self.load(self._policy, version=self._version)
+        _check_lengths(requests, limit=self._serving.limit)
+        found: dict[int, Rollout] = {}
+
+        def drawn(index: int, rollout: Rollout) -> None:
+            found[index] = rollout
+            if progress is not None:
+                progress(1)
+
+        losses = 0
+        while waiting := {index: each for index, each in enumerate(requests) if index not in found}:
+            try:
+                eos_ids = self._policy.eos_ids
+                self._serving.draw(waiting, eos_ids=eos_ids, version=self._version, drawn=drawn)
+            except EngineLostError as error:
+                losses += 1
+                self._recover(error, losses=losses, lost=len(requests) - len(found))
+        return [found[index] for index in range(len(requests))]
+
+    def rest(self) -> None:
+        """Free the GPU's memory until the next ``load`` or ``generate``; nothing to do on a CPU."""
+        on_gpu = self._policy is not None and self._policy.device.type == "cuda"
+        if self._serving is not None and self._serving.process is not None and on_gpu and not self._asleep:
+            self._serving.client.call("/sleep", params={"level": 2})  # the next load brings weights
+            self._asleep = True
+
+    def close(self) -> None:
+        """End the server and remove its files; the next ``load`` starts another."""
+        if self._serving is not None:
+            self._serving.close()
+        self._serving, self._asleep = None, False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine's own server."""
+        return self._serving.process.pid if self._serving and self._serving.process else None
+
+    def dtype_for(self, policy: Policy) -> torch.dtype:
+        """The number format that the engine computes in."""
+        if self.dtype != "auto":
+            return cast(torch.dtype, getattr(torch, self.dtype))
+        own = policy.head_weight.dtype
+        return torch.bfloat16 if own == torch.float32 and policy.device.type == "cuda" else own
+
+    def way(self, *, gpu: bool) -> Way:
+        """How weights are moved."""
+        if self.weights is not Way.auto:
+            return self.weights
+        return Way.ipc if gpu and not self.server else Way.file
+
+    def _wake(self, serving: Serving) -> None:
+        if self._asleep:
+            serving.client.call("/wake_up")
+            self._asleep = False
+
+    def _recover(self, error: EngineLostError, *, losses: int, lost: int) -> None:
+        """Start a server that died again, with the same weights; raise EngineError after too many times."""
+        assert self._policy is not None
+        process = self._serving.process if self._serving else None
+        if process is None:
+            raise EngineError(f"{error}; the server was started by hand, so look at its own log") from error
+        told = process.explained()
+        self.close()
+        if losses > self.restarts:
+            raise EngineError(
+                f"vLLM died {losses} times while {lost} completions were drawn ({error}): rollout.restarts="
+                f"{self.restarts} are used up.{told}"
+            ) from error
+        print(f"vLLM died ({error}); it is started again, and {lost} completions are drawn again.{told}")
+        self.load(self._policy, version=self._version)
+
+
+def _check_lengths(requests: Sequence[Request], *, limit: int) -> None:
+    longest = max((len(r.prompt_ids) + r.sampling.max_tokens for r in requests), default=0)
+    if longest > limit:
+        raise ValueError(
+            f"a prompt and its completion may take {limit} tokens in vLLM, got {longest}: lower "
+            "sampling.max_tokens (eval.max_tokens) or prompt.max_tokens, or raise rollout.max_model_len"
+        )
+
+
+def _leads() -> bool:
+    """Whether this is the rank that sends weights to a server that all ranks share."""
+    import torch.distributed as dist
+
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def _wait_for_all() -> None:
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
