@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket as sockets
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +89,7 @@ class Serving:
 
 def start_server(settings: VllmEngine, policy: Policy, *, version: int) -> Serving:
     """A server of our own on the policy's weights as they are. Raises EngineError when it does not start."""
-    home = Path(tempfile.mkdtemp(prefix="tokensweep-vllm-"))
+    home = new_home()
     socket = _socket_path(home)
     dtype, gpu = settings.dtype_for(policy), policy.device.type == "cuda"
     policy.model.config.save_pretrained(home)
@@ -124,7 +125,7 @@ def find_server(settings: VllmEngine, policy: Policy) -> Serving:
             f"no vLLM server answers at {settings.server}: start one there (docs/gpu.md has the command), or "
             "leave rollout.server empty for one of the run's own"
         )
-    home = Path(tempfile.mkdtemp(prefix="tokensweep-vllm-"))
+    home = new_home()
     gpu = policy.device.type == "cuda"
     transfer = _transfer(settings, client, home, dtype=settings.dtype_for(policy), gpu=gpu)
     return Serving(client, transfer, process=None, end=lambda: shutil.rmtree(home, ignore_errors=True))
@@ -139,6 +140,16 @@ def _transfer(
     from tokensweep.rollout.vllm.device_transfer import DeviceTransfer  # imports vLLM
 
     return DeviceTransfer(client, dtype=dtype, nccl=way is Way.nccl)
+
+
+def new_home() -> Path:
+    """A private folder for a model's files, a socket and a log; what killed processes left is removed."""
+    mine = f"tokensweep-vllm-{sockets.gethostname()}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{mine}*-*"):
+        owner = left.name.removeprefix(mine).partition("-")[0]
+        if owner.isdecimal() and left.stat().st_uid == os.getuid() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{mine}{os.getpid()}-"))
 
 
 def _socket_path(home: Path) -> Path:
@@ -163,7 +174,6 @@ def _arguments(settings: VllmEngine, home: Path, socket: Path, *, dtype: torch.d
         "--kv-cache-memory-bytes": int(cache_gb * _GB) if cache_gb else None,
         "--gpu-memory-utilization": settings.gpu_memory_utilization,
         "--tensor-parallel-size": settings.tensor_parallel_size,
-        "--distributed-executor-backend": "uni" if settings.tensor_parallel_size == 1 else "mp",
         "--logprobs-mode": "processed_logprobs",  # of the distribution that was drawn from
         "--generation-config": "vllm",  # nothing of the model's own sampling defaults
         "--weight-transfer-config": json.dumps({"backend": FILE_BACKEND if way is Way.file else way.value}),
