@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ _SHOWN = 500  # characters of an error page
 
 
 class ServerClient:
-    """A server at ``url``, or at the Unix socket ``socket``; at most ``connections`` requests are open.
+    """A server at ``url``, or at the Unix socket ``uds``; at most ``connections`` requests are open.
 
     Answers have no time limit: a long completion takes as long as it takes. Raises EngineLostError when the
     connection breaks, EngineError when the server refuses.
     """
 
-    def __init__(self, *, url: str = "", socket: Path | None = None, connections: int = 512) -> None:
+    def __init__(self, *, url: str = "", uds: Path | None = None, connections: int = 512) -> None:
         self._url = url.rstrip("/") or "http://engine"
-        self._socket = socket
+        self._socket = uds
         self._connections = connections
 
     @property
@@ -34,6 +35,8 @@ class ServerClient:
     def healthy(self) -> bool:
         """Whether the server answers and its engine lives."""
         httpx = _httpx()
+        if self._socket is not None and not _listened_to(self._socket):
+            return False  # httpx would leave its own socket open
         try:
             with self._sync(timeout=_CONNECT_S) as http:
                 return bool(http.get(f"{self._url}/health").status_code == 200)
@@ -102,6 +105,15 @@ class ServerClient:
     @property
     def _uds(self) -> str | None:
         return str(self._socket) if self._socket else None
+
+
+def _listened_to(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _check(path: str, response: Any) -> None:

@@ -95,7 +95,7 @@ def start_server(settings: VllmEngine, policy: Policy, *, version: int) -> Servi
     policy.model.config.save_pretrained(home)
     policy.tokenizer.save_pretrained(home)
     write_weights(policy, home, dtype=dtype)
-    client = ServerClient(socket=socket, connections=2 * settings.max_num_seqs)
+    client = ServerClient(uds=socket, connections=2 * settings.max_num_seqs)
     process = ServerProcess(
         _arguments(settings, home, socket, dtype=dtype, gpu=gpu),
         environment=_environment(policy),
