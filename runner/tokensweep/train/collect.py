@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -54,6 +55,22 @@ class Collected:
     position: int  # problems drawn since the start of the run
 
 
+def check_logprobs(rollouts: Sequence[Rollout], *, engine: str) -> None:
+    """Raise ValueError unless every token has a finite log-probability of the sampler.
+
+    A NaN would reach metrics and weights of other tokens; a ratio of 1 in its place would claim a match.
+    """
+    missing = sum(abs(len(rollout.completion_ids) - len(rollout.sampler_logprobs)) for rollout in rollouts)
+    broken = sum(not math.isfinite(x) for rollout in rollouts for x in rollout.sampler_logprobs)
+    if missing or broken:
+        total = sum(len(rollout.completion_ids) for rollout in rollouts)
+        raise ValueError(
+            f"{engine} must give a finite log-probability for every token that it draws, but of {total} "
+            f"tokens {missing} have none and {broken} one that is no finite number: look at the engine's "
+            "number format and log-probability settings, or take rollout=torch"
+        )
+
+
 def accuracies(group: Group) -> Tensor:
     """Grades [G] of a group, 1 for correct."""
     return torch.tensor([trial.grade.accuracy for trial in group])
@@ -83,6 +100,7 @@ class Collector:
         """Rounds of sampling until the allocation wants no more prompts; groups beyond the target are cut.
 
         ``kept`` may hold fewer groups than the target, or none: the allocation limits its own rounds.
+        Raises ValueError for log-probabilities of the engine that are missing or not finite.
         """
         sampled: list[Group] = []
         kept: list[Group] = []
@@ -133,6 +151,7 @@ class Collector:
         if not work:
             return []
         rollouts = self.engine.generate([request for _, _, request in work])
+        check_logprobs(rollouts, engine=type(self.engine).__name__)
         answers = [
             Answered(
                 problem=problem,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from torch import Tensor
 from tokensweep.loss.method import Method
 from tokensweep.loss.method import Policy as PolicyOf
 from tokensweep.loss.objective import Prepared
-from tokensweep.loss.tables import Batch
+from tokensweep.loss.tables import MAX_LOG_RATIO, Batch
 from tokensweep.train.collect import Collected, accuracies
 from tokensweep.train.ranks import ALONE, Ranks
 
@@ -34,6 +35,9 @@ DENOMINATORS: Mapping[str, str] = {
     "entropy/p95": "tokens trained on",
     "mismatch/mean_abs": "tokens trained on; |sampler - trainer| log-probability, nats; without top-p, top-k",
     "mismatch/max": "the largest such difference",
+    "mismatch/kl": "tokens trained on; k3 estimate of KL(sampler || trainer), nats; without top-p, top-k",
+    "mismatch/max_ratio": "the largest ratio of the trainer's to the sampler's probability, exp(20) at most",
+    "mismatch/beyond_2x": "tokens trained on; those whose such ratio lies outside [1/2, 2]",
     "active_fraction": "tokens trained on; those that can carry a gradient",
     "grad_norm": "optimiser steps of the batch; before clipping; 0 without a step",
     "lr": "learning rate of the step",
@@ -112,9 +116,21 @@ def kept_metrics(method: Method, prepared: Prepared) -> dict[str, float]:
 
 
 def mismatch_metrics(batch: Batch) -> dict[str, float]:
-    """How far the sampler's log-probabilities are from the trainer's; both must be of the full vocabulary."""
-    gap = (batch.columns["sampler_logprobs"] - batch.columns["old_logprobs"]).abs()
-    return {"mismatch/mean_abs": float(gap.mean()), "mismatch/max": float(gap.max())}
+    """How far the sampler's log-probabilities are from the trainer's; both must be of the full vocabulary.
+
+    With r the trainer's probability of a token over the sampler's, ``kl`` is the mean of ``r - 1 - log r``:
+    k3, never negative, and unbiased for KL(sampler || trainer) as the sampler drew the tokens.
+    """
+    log_ratio = batch.columns["old_logprobs"].double() - batch.columns["sampler_logprobs"].double()
+    gap = log_ratio.abs()
+    held = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return {
+        "mismatch/mean_abs": float(gap.mean()),
+        "mismatch/max": float(gap.max()),
+        "mismatch/kl": float((held.expm1() - held).mean()),
+        "mismatch/max_ratio": float(held.max().exp()),
+        "mismatch/beyond_2x": float((gap > math.log(2)).double().mean()),
+    }
 
 
 def percentile(values: Tensor, percent: int) -> float:
