@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,6 +85,17 @@ def test_log_probabilities_that_are_no_numbers_are_refused_with_engine_and_count
     broken = replace(collector(mixed), engine=Broken(mixed, logprobs=logprobs))
     with pytest.raises(ValueError, match=f"^Broken must give a finite log-probability .* {said}"):
         broken.collect(step=1, position=0, allocation=UniformAllocation())
+
+
+def test_sampling_and_grading_are_timed_apart() -> None:
+    phases: list[str] = []
+
+    def phase(name: str) -> nullcontext[None]:
+        phases.append(name)
+        return nullcontext()
+
+    collector(mixed).collect(step=1, position=0, allocation=UniformAllocation(), phase=phase)
+    assert phases == ["generate", "grade"]
 
 
 def mixed(number: int, sample: int) -> bool:

@@ -75,6 +75,13 @@ def test_the_mean_entropy_is_over_all_trained_tokens(small_config: Make) -> None
     assert metrics["active_fraction"] == 1.0
 
 
+def test_tokens_of_rollouts_without_a_signal_are_trained_on_and_not_updated(small_config: Make) -> None:
+    # The first rollout has an active token and counts with both of its tokens, the second has none.
+    prepared = four_tokens(build_method(small_config()["method"]))
+    prepared = replace(prepared, active=torch.tensor([False, True, False, False]))
+    assert policy_metrics(prepared)["tokens/updated"] == 2.0
+
+
 def mismatch(ratios: list[float]) -> dict[str, float]:
     """The metrics where the trainer's probability is so many times the sampler's."""
     batch = pack(

@@ -73,6 +73,22 @@ def test_every_metric_says_what_it_is_a_rate_of(tmp_path: Path, small_config: Ma
     assert column(tmp_path / "run", "schedule/clip") == pytest.approx([0.2, 0.21])
 
 
+def test_a_step_says_how_fast_its_phases_were(tmp_path: Path, small_config: Make) -> None:
+    train(small_config(), tmp_path / "run")
+    metrics = next(row["metrics"] for row in read_metrics(tmp_path / "run"))
+    for rate, tokens, phase in (
+        ("generate", "tokens/generated", "generate"),
+        ("score", "tokens/trained", "old_pass"),
+        ("update", "tokens/updated", "update"),
+    ):
+        assert metrics[f"throughput/{rate}_tokens_per_s"] == pytest.approx(
+            metrics[tokens] / metrics[f"time/{phase}_s"]
+        )
+    assert "throughput/mfu" not in metrics  # on a CPU
+    assert metrics["time/generate_s"] + metrics["time/grade_s"] < metrics["time/rollout_s"]
+    assert metrics["time/sync_s"] > 0
+
+
 def test_a_coefficient_is_remembered_and_acts_one_step_later(tmp_path: Path, small_config: Make) -> None:
     # The entropy of random weights is far below 9 nats: the coefficient is 0, 0.1, 0.2 in the three steps.
     bonus = {"_component_": "method/regularizers/entropy_target", "target": 9.0, "step": 0.1}

@@ -45,6 +45,7 @@ DENOMINATORS: Mapping[str, str] = {
     "skipped_updates": "a count of mini-batches without a token that carries gradient, no rate",
     "tokens/generated": "completion tokens sampled in the step, discarded groups included",
     "tokens/trained": "completion tokens trained on",
+    "tokens/updated": "completion tokens of the rollouts with a token that can carry a gradient",
     "tokens/total_generated": "completion tokens sampled since the start of the run",
     "loss/clip_fraction": "tokens with weight and advantage; their ratio is limited by the surrogate",
     "loss/ratio": "tokens with weight and advantage",
@@ -53,12 +54,18 @@ DENOMINATORS: Mapping[str, str] = {
     "loss/kept_fraction": "tokens trained on; those with a weight that is not 0",
     "loss/kept_entropy_fraction": "entropy of the tokens trained on; no weights of the current policy",
 }
+_PER_S = "of all ranks, per wall second of the slowest; not part of a run's results"
 FAMILIES: Mapping[str, str] = {
     "loss/regularizer/": "penalty of a mini-batch as it enters the loss; mean over mini-batches",
     "memory/": "what a component remembers after this step, such as an adaptive coefficient",
     "schedule/": "value of a scheduled hyper-parameter in this step",
-    "time/": "wall seconds; not part of a run's results",
+    "time/": "wall seconds of rank 0; not part of a run's results",
+    "throughput/generate_tokens_per_s": f"completion tokens sampled, discarded groups included; {_PER_S}",
+    "throughput/score_tokens_per_s": f"completion tokens that the old policy scored; {_PER_S}",
+    "throughput/update_tokens_per_s": f"completion tokens trained on; {_PER_S}",
+    "throughput/mfu": "peak FLOPs of all GPUs while they updated; only on a GPU whose peak is known",
 }
+WALL_CLOCK = ("time/", "throughput/")  # what a clock decided: the same run again has other values
 
 _PERCENTILES = (50, 80, 95)
 
@@ -102,7 +109,13 @@ def policy_metrics(prepared: Prepared) -> dict[str, float]:
         "entropy/mean": float(entropy.mean()),
         **{f"entropy/p{q}": percentile(entropy, q) for q in _PERCENTILES},
         "active_fraction": float(prepared.active.float().mean()),
+        "tokens/updated": float(_updated_tokens(prepared)),
     }
+
+
+def _updated_tokens(prepared: Prepared) -> int:
+    batch = prepared.batch
+    return int(batch.lengths[batch.by_rollout(prepared.active.long()) > 0].sum())
 
 
 def kept_metrics(method: Method, prepared: Prepared) -> dict[str, float]:
