@@ -91,7 +91,7 @@ def main(work: str) -> None:
         for number, _ in enumerate(sys.stdin, start=1):
             say(**_round(engine, policy, requests, version=number))
     finally:
-        getattr(engine, "close", lambda: None)()
+        engine.close()
 
 
 def _round(engine: Any, policy: Any, requests: list[Any], *, version: int) -> dict[str, Any]:

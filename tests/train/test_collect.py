@@ -30,6 +30,12 @@ class Scripted:
     def load(self, policy: Any, *, version: int) -> None:
         return
 
+    def rest(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
     def generate(self, requests: Sequence[Request], *, progress: Any = None) -> list[Rollout]:
         seen: dict[int, int] = {}
         rollouts = []
