@@ -89,11 +89,10 @@ def _run_case(name: str, case: Case, *, rounds: int) -> dict[str, list[dict[str,
 def _measure(name: str, variant: str, case: Case) -> dict[str, float]:
     """One round of one variant, in a fresh process."""
     work = json.dumps({"variant": variant, "options": dict(case.options)})
-    paths = [str(_ROOT / source) for source in ("runner", "analysis")] + [os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.child", name, work],
         cwd=_ROOT,
-        env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        env={**os.environ, **child_environment()},
         capture_output=True,
         text=True,
     )
@@ -102,6 +101,12 @@ def _measure(name: str, variant: str, case: Case) -> dict[str, float]:
         raise SystemExit(f"{name}: {variant} failed, see above; it needs what 'make test' installs")
     measurement: dict[str, float] = json.loads(done.stdout)
     return measurement
+
+
+def child_environment() -> dict[str, str]:
+    """Variables for a process that measures: one thread, nothing from the network, this checkout's code."""
+    paths = [str(_ROOT / source) for source in ("runner", "analysis")] + [os.environ.get("PYTHONPATH", "")]
+    return {**_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def machine() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tokensweep.train.metrics import DENOMINATORS
 
 VARIANTS = ("log_metrics in each step", "first sync", "second sync")
 _STEPS = 40
+_METRICS = tuple(DENOMINATORS)[:31]  # as many as when it was first measured: rows stay comparable
 
 
 def measure(variant: str, *, runs: int, live_runs: int) -> Measured:
@@ -35,7 +36,7 @@ def measure(variant: str, *, runs: int, live_runs: int) -> Measured:
 
 def _metrics(step: int) -> dict[str, float]:
     """A row as the trainer writes it."""
-    return {name: step + 1 / (1 + number) for number, name in enumerate(DENOMINATORS)}
+    return {name: step + 1 / (1 + number) for number, name in enumerate(_METRICS)}
 
 
 def _finished_sweep(store: Path, runs: int) -> None:
@@ -74,7 +75,7 @@ def _live(uri: str) -> Callable[[int], None]:
 
 def _case(runs: int, *, live_runs: int) -> Case:
     return Case(
-        name=f"{runs} runs of {_STEPS} steps, {len(DENOMINATORS)} metrics",
+        name=f"{runs} runs of {_STEPS} steps, {len(_METRICS)} metrics",
         variants=VARIANTS,
         baseline="log_metrics in each step",
         options={"runs": runs, "live_runs": live_runs},

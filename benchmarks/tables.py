@@ -36,7 +36,7 @@ def to_markdown(benchmark: Benchmark, result: Mapping[str, Any]) -> str:
     known = {case.name: case for case in (*benchmark.cases, *benchmark.small)}
     for name, rounds in result["cases"].items():
         parts += [f"### {name}\n", *_rows(benchmark, known[name], rounds), ""]
-    parts.append(f"{_where(result['where'])}\n")
+    parts.append(f"{where_line(result['where'])}\n")
     return "\n".join(parts)
 
 
@@ -47,10 +47,10 @@ def _rows(benchmark: Benchmark, case: Case, rounds: Mapping[str, Rounds]) -> lis
     rows = [
         [
             variant,
-            _short(_value(benchmark, own)),
+            short(_value(benchmark, own)),
             f"{_value(benchmark, own) / base:.2f}",
             f"{_median(own, 'peak_mb'):.0f}",
-            _short(_median(own, "wall_s")),
+            short(_median(own, "wall_s")),
             str(len(own)),
             _goal(benchmark, case.goals.get(variant), own, base=base),
         ]
@@ -85,12 +85,13 @@ def _median(rounds: Rounds, key: str) -> float:
     return statistics.median(measured[key] for measured in rounds)
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Three significant digits without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _where(where: Mapping[str, Any]) -> str:
+def where_line(where: Mapping[str, Any]) -> str:
+    """The machine, the day and the versions of a result."""
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     return (
         f"{where['processor']}, {where['cores']} cores, load {where['load']:g} at the end, {where['date']}; "

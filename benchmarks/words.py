@@ -68,11 +68,12 @@ def mostly_even(text: str) -> bool:
     return 2 * sum(number % 2 == 0 for number in numbers) > len(numbers)
 
 
-def write_model(folder: Path, shape: Mapping[str, int]) -> Path:
+def write_model(folder: Path, shape: Mapping[str, int], *, ends: bool = False) -> Path:
     """A Hugging Face folder with a Qwen3 of random weights and a tokenizer of one token per word.
 
     ``shape`` has vocab, hidden and layers. The end token lies beyond the head, so that no engine can draw it
-    and every completion has exactly the tokens asked for.
+    and every completion has exactly the tokens asked for. vLLM refuses that: with ``ends`` it is in the head,
+    about as likely as any other.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -92,7 +93,7 @@ def write_model(folder: Path, shape: Mapping[str, int]) -> Path:
         tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", padding_side="left"
     )
     config = Qwen3Config(
-        vocab_size=vocab,
+        vocab_size=vocab + ends,
         hidden_size=hidden,
         intermediate_size=3 * hidden,
         num_hidden_layers=shape["layers"],

@@ -91,6 +91,7 @@ class Freezer:
                 f"{type(method.advantage).__name__}, which compares the rollouts of a prompt, got "
                 f"{frozen['batch']['group_size']}: raise it, or choose method/advantage=reinforce_pp"
             )
+        _check_support(method, frozen["sampling"])
         _check_overridden_keys(parsed, schedules=frozen["method"]["schedules"], inert=inert_keys(method))
         return frozen
 
@@ -189,6 +190,17 @@ def _check_components(frozen: Frozen, parts: Parts) -> None:
         parts.component(f"eval.suites.{name}", suite)
     if "method" in frozen:
         parts.method(frozen["method"])
+
+
+def _check_support(method: Method, sampling: Mapping[str, Any]) -> None:
+    """With top-p or top-k, the sampler's log-probabilities are of fewer tokens than the trainer's."""
+    readers = [where for where, part in method.parts() if "sampler_logprobs" in part.needs]
+    if readers and (sampling["top_p"] != 1 or sampling["top_k"] != 0):
+        raise ValueError(
+            f"{' and '.join(readers)} must compare sampler and trainer over all tokens, got sampling.top_p="
+            f"{sampling['top_p']:g} and sampling.top_k={sampling['top_k']}: the sampler would give its few "
+            "tokens more than the trainer does, which is no mismatch; set them to 1 and 0"
+        )
 
 
 def _check_stacking(parsed: Sequence[Override], *, preset: Callable[[str], _Preset]) -> None:

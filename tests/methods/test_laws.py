@@ -45,6 +45,13 @@ VARIANTS = (
     "method=kl_cov method.regularizers.kl_cov.share=0.1 method.regularizers.kl_cov.scope=mini",
     "method=grpo_kl method.regularizers.kl.importance_weighted=true",
     "method=grpo_kl method.regularizers.kl.estimator=k1 method.regularizers.kl.unit=token",
+    "method=[dapo,tis]",
+    "method=[gspo,tis] method.token_weights.tis.level=sequence",
+    "method=[gmpo,mis] method.token_weights.mis.cap=20",
+    "method=[dapo,mis] method.token_weights.mis.level=token method.token_weights.mis.cap=2",
+    "method=[forking_tokens,icepop]",
+    "method=[grpo_kl,icepop] method.token_weights.icepop.high=1.5",
+    "method=[dapo,tis,geo_mask] method.token_weights.geo_mask.low=0.8 method.token_weights.geo_mask.high=1.3",
     "method=[dapo,entropy_adv] method.advantage_shapers.entropy.policy=old",
     "method=[forking_tokens,entropy_adv,kl_cov] method/surrogate=unclipped method/aggregate=selected_mean",
 )

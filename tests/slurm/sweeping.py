@@ -18,6 +18,7 @@ import yaml
 from tests.slurm.cluster import Devcluster
 
 from tokensweep.ledger import Status, read_events, read_metrics, read_run
+from tokensweep.train.metrics import WALL_CLOCK
 
 T = TypeVar("T")
 _PATIENCE_S = 300.0  # of a loaded machine; a test that goes well waits a fraction of it
@@ -227,7 +228,7 @@ def result(run_dir: Path) -> tuple[dict[str, bytes], list[tuple[int, dict[str, f
     folder = run_dir / "checkpoints" / f"step-{STEPS:06d}"
     files = {name: (folder / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")}
     rows = [
-        (row["step"], {key: v for key, v in row["metrics"].items() if not key.startswith("time/")})
+        (row["step"], {key: v for key, v in row["metrics"].items() if not key.startswith(WALL_CLOCK)})
         for row in read_metrics(run_dir)
     ]
     return files, rows

@@ -135,6 +135,16 @@ def test_a_group_of_one_is_refused_where_rollouts_are_compared() -> None:
     assert freeze_run(["method=reinforce_pp", "batch.group_size=1"])["batch"]["group_size"] == 1
 
 
+@pytest.mark.parametrize("limit", ["sampling.top_p=0.9", "sampling.top_k=50"])
+def test_a_correction_by_the_sampler_is_refused_where_it_draws_from_fewer_tokens(limit: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^token_weights\.tis must compare sampler and trainer over all tok"
+    ):
+        freeze_run(["method=[dapo,tis]", limit])
+    assert freeze_run(["method=dapo", limit])["method"]["name"] == "dapo"
+    assert freeze_run(["method=[dapo,tis]"])["method"]["token_weights"]["tis"]["cap"] == 2.0
+
+
 def test_a_plan_explains_what_hydra_cannot_merge() -> None:
     sweep = adhoc_sweep([["method=rloo", "method.token_rewards.kl.beta=1"]], name="x", scale="tiny")
     with pytest.raises(ValueError, match=r"no key or group 'method\.token_rewards\.kl\.beta'"):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from torch import Tensor
 
 from tokensweep.loss.method import Allocation
@@ -25,6 +28,12 @@ class Scripted:
     right: Any  # (problem number, sample number within the call) -> bool
 
     def load(self, policy: Any, *, version: int) -> None:
+        return
+
+    def rest(self) -> None:
+        return
+
+    def close(self) -> None:
         return
 
     def generate(self, requests: Sequence[Request], *, progress: Any = None) -> list[Rollout]:
@@ -55,6 +64,44 @@ def collector(right: Any, *, size: int = 10, prompts: int = 2) -> Collector:
         group_size=2,
         seed=0,
     )
+
+
+@dataclass
+class Broken(Scripted):
+    """An engine that gives these log-probabilities with every rollout of one token."""
+
+    logprobs: tuple[float, ...] = ()
+
+    def generate(self, requests: Sequence[Request], *, progress: Any = None) -> list[Rollout]:
+        drawn = super().generate(requests)
+        return [replace(rollout, sampler_logprobs=self.logprobs) for rollout in drawn]
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "said"),
+    [
+        ((), "of 4 tokens 4 have none and 0 one that is no finite number"),
+        ((math.nan,), "of 4 tokens 0 have none and 4 one"),
+        ((-math.inf,), "of 4 tokens 0 have none and 4 one"),
+    ],
+)
+def test_log_probabilities_that_are_no_numbers_are_refused_with_engine_and_count(
+    logprobs: tuple[float, ...], said: str
+) -> None:
+    broken = replace(collector(mixed), engine=Broken(mixed, logprobs=logprobs))
+    with pytest.raises(ValueError, match=f"^Broken must give a finite log-probability .* {said}"):
+        broken.collect(step=1, position=0, allocation=UniformAllocation())
+
+
+def test_sampling_and_grading_are_timed_apart() -> None:
+    phases: list[str] = []
+
+    def phase(name: str) -> nullcontext[None]:
+        phases.append(name)
+        return nullcontext()
+
+    collector(mixed).collect(step=1, position=0, allocation=UniformAllocation(), phase=phase)
+    assert phases == ["generate", "grade"]
 
 
 def mixed(number: int, sample: int) -> bool:

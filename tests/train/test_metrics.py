@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,14 @@ import torch
 from tokensweep.loss.method import Method, build_method
 from tokensweep.loss.objective import Prepared, prepare
 from tokensweep.loss.tables import pack
-from tokensweep.train.metrics import Stopwatch, Sums, kept_metrics, percentile, policy_metrics
+from tokensweep.train.metrics import (
+    Stopwatch,
+    Sums,
+    kept_metrics,
+    mismatch_metrics,
+    percentile,
+    policy_metrics,
+)
 
 Make = Callable[..., dict[str, Any]]
 
@@ -65,6 +73,64 @@ def test_the_mean_entropy_is_over_all_trained_tokens(small_config: Make) -> None
     assert metrics["entropy/p50"] == 0.0
     assert metrics["entropy/p80"] == 3.0
     assert metrics["active_fraction"] == 1.0
+
+
+def test_tokens_of_rollouts_without_a_signal_are_trained_on_and_not_updated(small_config: Make) -> None:
+    # The first rollout has an active token and counts with both of its tokens, the second has none.
+    prepared = four_tokens(build_method(small_config()["method"]))
+    prepared = replace(prepared, active=torch.tensor([False, True, False, False]))
+    assert policy_metrics(prepared)["tokens/updated"] == 2.0
+
+
+def mismatch(ratios: list[float]) -> dict[str, float]:
+    """The metrics where the trainer's probability is so many times the sampler's."""
+    batch = pack(
+        [[1]],
+        completions=[[2] * len(ratios)],
+        prompt_of=[0],
+        accuracy=[1.0],
+        truncated=[False],
+        max_tokens=len(ratios),
+    )
+    sampler = torch.full((len(ratios),), -3.0, dtype=torch.float64)
+    old = sampler + torch.tensor(ratios, dtype=torch.float64).log()
+    return mismatch_metrics(batch.with_columns(old_logprobs=old, sampler_logprobs=sampler))
+
+
+def test_the_divergence_of_sampler_and_trainer_is_the_mean_of_r_minus_1_minus_log_r() -> None:
+    # 1: 0; 4: 4 - 1 - 1.386294 = 1.613706; 1/4: 1/4 - 1 + 1.386294 = 0.636294; 2: 2 - 1 - 0.693147 = 0.306853
+    metrics = mismatch([1.0, 4.0, 0.25, 2.0])
+    assert metrics["mismatch/kl"] == pytest.approx((1.613706 + 0.636294 + 0.306853) / 4, abs=1e-6)
+    # |log r|: 0, 1.386294, 1.386294, 0.693147
+    assert metrics["mismatch/mean_abs"] == pytest.approx(0.866434, abs=1e-6)
+    assert metrics["mismatch/max"] == pytest.approx(1.386294, abs=1e-6)
+
+
+def test_the_largest_ratio_is_that_of_a_token_that_the_sampler_underrates() -> None:
+    assert mismatch([1.0, 4.0, 0.01])["mismatch/max_ratio"] == pytest.approx(4.0)
+    assert mismatch([0.5, 0.01])["mismatch/max_ratio"] == pytest.approx(0.5)
+
+
+def test_a_ratio_of_2_or_a_half_is_not_beyond_2x() -> None:
+    assert mismatch([1.99, 0.51, 1.0, 1.0])["mismatch/beyond_2x"] == 0.0
+    assert mismatch([2.01, 0.49, 1.0, 1.0])["mismatch/beyond_2x"] == 0.5
+
+
+def test_without_a_gap_the_divergence_is_exactly_0() -> None:
+    metrics = mismatch([1.0, 1.0])
+    assert (metrics["mismatch/kl"], metrics["mismatch/max_ratio"], metrics["mismatch/max"]) == (0.0, 1.0, 0.0)
+
+
+def test_tiny_gaps_do_not_drown_in_rounding() -> None:
+    # r = exp(1e-5): r - 1 - log r = 1e-10 / 2 + 1e-15 / 6
+    assert mismatch([math.exp(1e-5)])["mismatch/kl"] == pytest.approx(5e-11, rel=1e-4)
+
+
+def test_a_ratio_beyond_all_bounds_stays_finite() -> None:
+    metrics = mismatch([1e30])  # log r = 69
+    assert metrics["mismatch/max_ratio"] == pytest.approx(math.exp(20))
+    assert math.isfinite(metrics["mismatch/kl"])
+    assert metrics["mismatch/max"] == pytest.approx(30 * math.log(10))
 
 
 def test_a_stopwatch_adds_up_phases_also_when_they_fail() -> None:

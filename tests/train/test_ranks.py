@@ -27,6 +27,7 @@ from tokensweep.rollout import Rollout
 from tokensweep.train.batch import MicroBatch, own_part
 from tokensweep.train.checkpoint import await_checkpoint
 from tokensweep.train.collect import Drawn, shared
+from tokensweep.train.metrics import WALL_CLOCK
 from tokensweep.train.ranks import ALONE, Place, Ranks, check_same_weights, fingerprint
 from tokensweep.train.setup import assemble_everywhere
 from tokensweep.worker import PREEMPTED
@@ -91,7 +92,7 @@ def weights(run_dir: Path) -> dict[str, Tensor]:
 
 def results(run_dir: Path) -> list[dict[str, float]]:
     rows = [row["metrics"] for row in read_metrics(run_dir)]
-    return [{k: v for k, v in metrics.items() if not k.startswith("time/")} for metrics in rows]
+    return [{k: v for k, v in metrics.items() if not k.startswith(WALL_CLOCK)} for metrics in rows]
 
 
 def ends(folder: Path, what: str) -> list[int]:

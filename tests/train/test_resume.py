@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tokensweep.ledger import read_metrics, read_run
+from tokensweep.train.metrics import WALL_CLOCK
 
 _SCRIPT = Path(__file__).with_name("killed_run.py")
 _PLACES = (
@@ -89,4 +90,6 @@ def _last(run_dir: Path, name: str) -> bytes:
 
 def _results(run_dir: Path) -> list[tuple[int, dict[str, float]]]:
     rows = [(row["step"], row["metrics"]) for row in read_metrics(run_dir)]
-    return [(step, {k: v for k, v in metrics.items() if not k.startswith("time/")}) for step, metrics in rows]
+    return [
+        (step, {k: v for k, v in metrics.items() if not k.startswith(WALL_CLOCK)}) for step, metrics in rows
+    ]

@@ -73,6 +73,40 @@ def test_every_metric_says_what_it_is_a_rate_of(tmp_path: Path, small_config: Ma
     assert column(tmp_path / "run", "schedule/clip") == pytest.approx([0.2, 0.21])
 
 
+def test_a_correction_for_the_sampler_does_nothing_where_sampler_and_trainer_agree(
+    tmp_path: Path, small_config: Make
+) -> None:
+    corrections: dict[str, Config] = {
+        "tis": {"cap": 1.5},
+        "mis": {"cap": 1.5, "level": "sequence"},
+        "icepop": {},
+    }
+    train(small_config(), tmp_path / "plain")
+    for name, fields in corrections.items():
+        weight = {name: {"_component_": f"method/token_weights/{name}", **fields}}
+        train(small_config(method__token_weights=weight), tmp_path / name)
+        assert column(tmp_path / name, "loss/kept_fraction") == [1.0, 1.0]
+        for metric in ("grad_norm", "reward"):
+            expected = column(tmp_path / "plain", metric)
+            assert column(tmp_path / name, metric) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_step_says_how_fast_its_phases_were(tmp_path: Path, small_config: Make) -> None:
+    train(small_config(), tmp_path / "run")
+    metrics = next(row["metrics"] for row in read_metrics(tmp_path / "run"))
+    for rate, tokens, phase in (
+        ("generate", "tokens/generated", "generate"),
+        ("score", "tokens/trained", "old_pass"),
+        ("update", "tokens/updated", "update"),
+    ):
+        assert metrics[f"throughput/{rate}_tokens_per_s"] == pytest.approx(
+            metrics[tokens] / metrics[f"time/{phase}_s"]
+        )
+    assert "throughput/mfu" not in metrics  # on a CPU
+    assert metrics["time/generate_s"] + metrics["time/grade_s"] < metrics["time/rollout_s"]
+    assert metrics["time/sync_s"] > 0
+
+
 def test_a_coefficient_is_remembered_and_acts_one_step_later(tmp_path: Path, small_config: Make) -> None:
     # The entropy of random weights is far below 9 nats: the coefficient is 0, 0.1, 0.2 in the three steps.
     bonus = {"_component_": "method/regularizers/entropy_target", "target": 9.0, "step": 0.1}

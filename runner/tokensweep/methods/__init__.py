@@ -16,6 +16,7 @@ from tokensweep.methods import (
     kl,
     reinforce_pp,
     rloo,
+    sampler_correction,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "kl",
     "reinforce_pp",
     "rloo",
+    "sampler_correction",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
@@ -41,6 +43,8 @@ class Trial:
     text: str  # with the thought that the prompt opened, see answer_text
 
 
+Phase = Callable[[str], AbstractContextManager[None]]  # times what happens inside, see Stopwatch.phase
+
 Group = tuple[Trial, ...]  # the rollouts of one drawn prompt
 
 
@@ -52,6 +56,26 @@ class Collected:
     kept: tuple[Group, ...]
     rounds: int
     position: int  # problems drawn since the start of the run
+
+
+def _untimed(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def check_logprobs(rollouts: Sequence[Rollout], *, engine: str) -> None:
+    """Raise ValueError unless every token has a finite log-probability of the sampler.
+
+    A NaN would reach metrics and weights of other tokens; a ratio of 1 in its place would claim a match.
+    """
+    missing = sum(abs(len(rollout.completion_ids) - len(rollout.sampler_logprobs)) for rollout in rollouts)
+    broken = sum(not math.isfinite(x) for rollout in rollouts for x in rollout.sampler_logprobs)
+    if missing or broken:
+        total = sum(len(rollout.completion_ids) for rollout in rollouts)
+        raise ValueError(
+            f"{engine} must give a finite log-probability for every token that it draws, but of {total} "
+            f"tokens {missing} have none and {broken} one that is no finite number: look at the engine's "
+            "number format and log-probability settings, or take rollout=torch"
+        )
 
 
 def accuracies(group: Group) -> Tensor:
@@ -79,10 +103,14 @@ class Collector:
     seed: int
     ranks: Ranks = ALONE
 
-    def collect(self, *, step: int, position: int, allocation: Allocation) -> Collected:
+    def collect(
+        self, *, step: int, position: int, allocation: Allocation, phase: Phase = _untimed
+    ) -> Collected:
         """Rounds of sampling until the allocation wants no more prompts; groups beyond the target are cut.
 
-        ``kept`` may hold fewer groups than the target, or none: the allocation limits its own rounds.
+        ``kept`` may hold fewer groups than the target, or none: the allocation limits its own rounds. This
+        rank's part of the sampling is timed as ``phase("generate")``, its grading as ``phase("grade")``.
+        Raises ValueError for log-probabilities of the engine that are missing or not finite.
         """
         sampled: list[Group] = []
         kept: list[Group] = []
@@ -90,7 +118,9 @@ class Collector:
         rounds = 0
         while count := allocation.wanted(rounds, kept=len(kept), target=self.num_prompts):
             indices = [self._index(position + offset) for offset in range(count)]
-            groups = self._sample([self.source[index] for index in indices], step=step, drawn=drawn)
+            groups = self._sample(
+                [self.source[index] for index in indices], step=step, drawn=drawn, phase=phase
+            )
             sampled += groups
             kept += [group for group in groups if allocation.keep(accuracies(group))]
             position += count
@@ -101,7 +131,9 @@ class Collector:
     def _index(self, position: int) -> int:
         return self.indices[problem_index(position, size=len(self.indices), seed=self.seed)]
 
-    def _sample(self, problems: Sequence[Problem], *, step: int, drawn: Counter[str]) -> list[Group]:
+    def _sample(
+        self, problems: Sequence[Problem], *, step: int, drawn: Counter[str], phase: Phase
+    ) -> list[Group]:
         """One group per problem. A problem drawn twice in a step gets new samples, not copies."""
         work: list[tuple[Problem, int, Request]] = []
         for problem in problems:
@@ -114,7 +146,7 @@ class Collector:
                     (problem, sample, Request(prompt_ids=prompt_ids, seed=seed, sampling=self.sampling))
                 )
         with self.ranks.agreed():
-            own = self._draw([work[index] for index in self.ranks.part(len(work))])
+            own = self._draw([work[index] for index in self.ranks.part(len(work))], phase)
         trials = [
             Trial(
                 problem=problem,
@@ -128,11 +160,13 @@ class Collector:
         ]
         return [tuple(trials[i : i + self.group_size]) for i in range(0, len(trials), self.group_size)]
 
-    def _draw(self, work: Sequence[tuple[Problem, int, Request]]) -> list[Drawn]:
+    def _draw(self, work: Sequence[tuple[Problem, int, Request]], phase: Phase) -> list[Drawn]:
         """Sample and grade."""
         if not work:
             return []
-        rollouts = self.engine.generate([request for _, _, request in work])
+        with phase("generate"):
+            rollouts = self.engine.generate([request for _, _, request in work])
+        check_logprobs(rollouts, engine=type(self.engine).__name__)
         answers = [
             Answered(
                 problem=problem,
@@ -143,7 +177,8 @@ class Collector:
             )
             for (problem, _, request), rollout in zip(work, rollouts, strict=True)
         ]
-        grades = self.source.grade_many(answers)
+        with phase("grade"):
+            grades = self.source.grade_many(answers)
         return [
             Drawn(rollout=rollout, grade=grade, text=answer.text)
             for rollout, grade, answer in zip(rollouts, grades, answers, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from torch import Tensor
 from tokensweep.loss.method import Method
 from tokensweep.loss.method import Policy as PolicyOf
 from tokensweep.loss.objective import Prepared
-from tokensweep.loss.tables import Batch
+from tokensweep.loss.tables import MAX_LOG_RATIO, Batch
 from tokensweep.train.collect import Collected, accuracies
 from tokensweep.train.ranks import ALONE, Ranks
 
@@ -34,6 +35,9 @@ DENOMINATORS: Mapping[str, str] = {
     "entropy/p95": "tokens trained on",
     "mismatch/mean_abs": "tokens trained on; |sampler - trainer| log-probability, nats; without top-p, top-k",
     "mismatch/max": "the largest such difference",
+    "mismatch/kl": "tokens trained on; k3 estimate of KL(sampler || trainer), nats; without top-p, top-k",
+    "mismatch/max_ratio": "the largest ratio of the trainer's to the sampler's probability, exp(20) at most",
+    "mismatch/beyond_2x": "tokens trained on; those whose such ratio lies outside [1/2, 2]",
     "active_fraction": "tokens trained on; those that can carry a gradient",
     "grad_norm": "optimiser steps of the batch; before clipping; 0 without a step",
     "lr": "learning rate of the step",
@@ -41,6 +45,7 @@ DENOMINATORS: Mapping[str, str] = {
     "skipped_updates": "a count of mini-batches without a token that carries gradient, no rate",
     "tokens/generated": "completion tokens sampled in the step, discarded groups included",
     "tokens/trained": "completion tokens trained on",
+    "tokens/updated": "completion tokens of the rollouts with a token that can carry a gradient",
     "tokens/total_generated": "completion tokens sampled since the start of the run",
     "loss/clip_fraction": "tokens with weight and advantage; their ratio is limited by the surrogate",
     "loss/ratio": "tokens with weight and advantage",
@@ -49,12 +54,18 @@ DENOMINATORS: Mapping[str, str] = {
     "loss/kept_fraction": "tokens trained on; those with a weight that is not 0",
     "loss/kept_entropy_fraction": "entropy of the tokens trained on; no weights of the current policy",
 }
+_PER_S = "of all ranks, per wall second of the slowest; not part of a run's results"
 FAMILIES: Mapping[str, str] = {
     "loss/regularizer/": "penalty of a mini-batch as it enters the loss; mean over mini-batches",
     "memory/": "what a component remembers after this step, such as an adaptive coefficient",
     "schedule/": "value of a scheduled hyper-parameter in this step",
-    "time/": "wall seconds; not part of a run's results",
+    "time/": "wall seconds of rank 0; not part of a run's results",
+    "throughput/generate_tokens_per_s": f"completion tokens sampled, discarded groups included; {_PER_S}",
+    "throughput/score_tokens_per_s": f"completion tokens that the old policy scored; {_PER_S}",
+    "throughput/update_tokens_per_s": f"completion tokens trained on; {_PER_S}",
+    "throughput/mfu": "peak FLOPs of all GPUs while they updated; only on a GPU whose peak is known",
 }
+WALL_CLOCK = ("time/", "throughput/")  # what a clock decided: the same run again has other values
 
 _PERCENTILES = (50, 80, 95)
 
@@ -98,7 +109,13 @@ def policy_metrics(prepared: Prepared) -> dict[str, float]:
         "entropy/mean": float(entropy.mean()),
         **{f"entropy/p{q}": percentile(entropy, q) for q in _PERCENTILES},
         "active_fraction": float(prepared.active.float().mean()),
+        "tokens/updated": float(_updated_tokens(prepared)),
     }
+
+
+def _updated_tokens(prepared: Prepared) -> int:
+    batch = prepared.batch
+    return int(batch.lengths[batch.by_rollout(prepared.active.long()) > 0].sum())
 
 
 def kept_metrics(method: Method, prepared: Prepared) -> dict[str, float]:
@@ -112,9 +129,21 @@ def kept_metrics(method: Method, prepared: Prepared) -> dict[str, float]:
 
 
 def mismatch_metrics(batch: Batch) -> dict[str, float]:
-    """How far the sampler's log-probabilities are from the trainer's; both must be of the full vocabulary."""
-    gap = (batch.columns["sampler_logprobs"] - batch.columns["old_logprobs"]).abs()
-    return {"mismatch/mean_abs": float(gap.mean()), "mismatch/max": float(gap.max())}
+    """How far the sampler's log-probabilities are from the trainer's; both must be of the full vocabulary.
+
+    With r the trainer's probability of a token over the sampler's, ``kl`` is the mean of ``r - 1 - log r``:
+    k3, never negative, and unbiased for KL(sampler || trainer) as the sampler drew the tokens.
+    """
+    log_ratio = batch.columns["old_logprobs"].double() - batch.columns["sampler_logprobs"].double()
+    gap = log_ratio.abs()
+    held = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return {
+        "mismatch/mean_abs": float(gap.mean()),
+        "mismatch/max": float(gap.max()),
+        "mismatch/kl": float((held.expm1() - held).mean()),
+        "mismatch/max_ratio": float(held.max().exp()),
+        "mismatch/beyond_2x": float((gap > math.log(2)).double().mean()),
+    }
 
 
 def percentile(values: Tensor, percent: int) -> float:

@@ -45,6 +45,7 @@ from tokensweep.train.setup import (
     reference_policy,
 )
 from tokensweep.train.stored import store_rollouts
+from tokensweep.train.throughput import throughput
 from tokensweep.train.update import Updater
 
 
@@ -143,7 +144,10 @@ class _Training:
         watch = measure.Stopwatch()
         with watch.phase("rollout"), autocast(self.policy, self.parts.dtype):
             collected = self.collector.collect(
-                step=number, position=self.progress.position, allocation=method.allocation
+                step=number,
+                position=self.progress.position,
+                allocation=method.allocation,
+                phase=watch.phase,
             )
         self.parts.engine.rest()
         values = {
@@ -164,7 +168,11 @@ class _Training:
             values |= {"updates": 0.0, "skipped_updates": skipped, "tokens/trained": 0.0}
         self._advance(collected, updates=int(values["updates"]), memories=memories)
         values["tokens/total_generated"] = float(self.progress.generated_tokens)
-        self.parts.engine.load(self.policy, version=number)
+        with watch.phase("sync"):
+            self.parts.engine.load(self.policy, version=number)
+        values |= throughput(
+            values, watch.seconds, policy=self.policy, dtype=self.parts.dtype, ranks=self.ranks
+        )
         check_same_weights(list(self.policy.model.parameters()), ranks=self.ranks, step=number)
         # Before the checkpoint: what is in a checkpoint is never computed again, so its row must be there.
         with self.ranks.agreed():
