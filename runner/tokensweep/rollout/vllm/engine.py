@@ -118,7 +118,7 @@ class VllmEngine:
         losses = 0
         while waiting := {index: each for index, each in enumerate(requests) if index not in found}:
             try:
-                eos_ids = self._policy.eos_ids
+                eos_ids = [token for token in self._policy.eos_ids if token < self._policy.vocab_size]
                 self._serving.draw(waiting, eos_ids=eos_ids, version=self._version, drawn=drawn)
             except EngineLostError as error:
                 losses += 1
