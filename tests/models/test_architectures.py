@@ -59,6 +59,21 @@ def test_greedy_completions_are_those_of_generate(folder_of: FolderOf, architect
     ]
 
 
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3", "qwen3_moe"])
+def test_a_completion_is_the_same_in_any_batch_while_rows_end_and_leave(
+    folder_of: FolderOf, name: str
+) -> None:
+    policy, engine, asked = Policy(folder_of(name)), TorchEngine(), requests(max_tokens=12)
+    policy.eos_ids = tuple(range(12))  # about a fifth of the vocabulary: rows end all along the wave
+    engine.load(policy, version=0)
+    together = engine.generate(asked)
+    alone = [engine.generate([request])[0] for request in asked]
+    assert [r.completion_ids for r in together] == [r.completion_ids for r in alone]
+    assert len({len(r.completion_ids) for r in together}) > 2
+    for one, other in zip(together, alone, strict=True):
+        assert one.sampler_logprobs == pytest.approx(other.sampler_logprobs, abs=1e-4)
+
+
 def test_a_step_of_the_trainer_moves_the_weights(
     folder_of: FolderOf, architecture: str, tmp_path: Path
 ) -> None:

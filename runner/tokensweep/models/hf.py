@@ -51,15 +51,34 @@ class HfModel:
     def materialise(
         self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None
     ) -> Path:
-        """The folder itself, or the repository at its commit, downloaded into ``cache``."""
+        """The folder itself, or the repository at its commit, downloaded into ``cache``.
+
+        Raises ValueError where the folder is no model, or the repository is neither there nor to be had.
+        """
         if self._is_folder():
             return self._check_folder()
         from huggingface_hub import snapshot_download  # slow to import, and needed for the hub only
+        from huggingface_hub.errors import (
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
 
         commit, target = self._check_hub(), self._target(cache)
-        return Path(
+        try:
             snapshot_download(self.path, revision=commit, local_dir=target, allow_patterns=list(_CONTENT))
-        )
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise ValueError(
+                f"{self.path} at commit {commit} must be on the hub and open to you, but the hub answers "
+                f"{type(error).__name__}: correct model.path or model.commit, or log in with `hf auth login`"
+            ) from error
+        except LocalEntryNotFoundError as error:  # offline, or no connection: this is what is left to try
+            raise ValueError(
+                f"{self.path} at commit {commit} is not in {target}, and the hub can't be reached from here: "
+                f"on a machine with internet run `hf download {self.path} --revision {commit} --local-dir "
+                "FOLDER`, copy FOLDER here and give model.path=FOLDER, or move it to that place"
+            ) from error
+        return check_folder(target)
 
     def _target(self, cache: Path) -> Path:
         return cache / f"{self.path.replace('/', '--')}-{self._check_hub()[:12]}"

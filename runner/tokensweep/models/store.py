@@ -93,7 +93,10 @@ def build_once(target: Path, write: Callable[[Path], None]) -> Path:
 
 
 def check_folder(folder: Path) -> Path:
-    """``folder`` if it holds config, weights and tokenizer; raises ValueError naming what is missing."""
+    """``folder`` if it holds config, weights and tokenizer; raises ValueError naming what is missing.
+
+    Of weights in several files all must be there that the index names.
+    """
     if not folder.is_dir():
         raise ValueError(f"{folder} must be a folder with a Hugging Face model, but does not exist")
     for pattern, part in (
@@ -105,4 +108,11 @@ def check_folder(folder: Path) -> Path:
             raise ValueError(
                 f"{folder} must hold a Hugging Face model, but has no {part} ({pattern}): save it there"
             )
+    index = folder / "model.safetensors.index.json"
+    shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    if absent := sorted(shard for shard in shards if not (folder / shard).is_file()):
+        raise ValueError(
+            f"{folder} must hold all weights that {index.name} names, but has no {_some(absent)}: "
+            "copy or download the rest"
+        )
     return folder
