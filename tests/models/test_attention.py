@@ -64,8 +64,9 @@ def test_the_flash_kernel_is_asked_for_the_same_window(
         assert right == 0
         assert bounds[0].tolist() == bounds[1].tolist() == [0, 7, 10, 22, 23, 28]
         assert bounds[2:] == (12, 12)
-        flat = (x.transpose(0, 1)[None] for x in (q, k, v))
-        return by_definition(*flat, Scoring(scale=options["scale"]), before=None if left == -1 else left)
+        query, key, value = (x.transpose(0, 1)[None] for x in (q, k, v))
+        scoring = Scoring(scale=options["scale"])
+        return by_definition(query, key, value, scoring, before=None if left == -1 else left)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", documented)
     q, k, v = tensors()
