@@ -89,7 +89,7 @@ class HfModel:
             raise ValueError(
                 "model=hf has no model: give model.path=FOLDER, or model.path=OWNER/NAME with model.commit"
             )
-        return Path(self.path).is_absolute() or not _HUB_ID.fullmatch(self.path)
+        return not is_hub_id(self.path)
 
     def _check_folder(self) -> Path:
         if not Path(self.path).is_absolute():
@@ -99,10 +99,16 @@ class HfModel:
     def _check_hub(self) -> str:
         if not _COMMIT.fullmatch(self.commit):
             raise ValueError(
-                f"model.commit of {self.path} must be the 40 hex digits of a commit, got {self.commit!r}: "
-                "copy it from the repository's history, as a branch may move between two runs"
+                f"{self.path} is no folder here, so it is on the hub, and model.commit must be the 40 hex "
+                f"digits of a commit, got {self.commit!r}: copy it from the repository's history, as a "
+                "branch may move between two runs"
             )
         return self.commit
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether ``path`` has the form OWNER/NAME of a repository."""
+    return bool(_HUB_ID.fullmatch(path)) and path.split("/")[0] not in (".", "..")
 
 
 def _folder_hash(folder: Path) -> str:
