@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tokensweep import config as schema
 from tokensweep.composer import Composer, compose_config, parse
 from tokensweep.loss.method import Method, build_method, inert_keys
+from tokensweep.models.hf import is_hub_id
 from tokensweep.names import check_name
 from tokensweep.paths import conf_dir, default_store, extension_dirs
 from tokensweep.redact import refuse_secrets
@@ -158,7 +159,7 @@ def _fill_suites(frozen: Frozen, parts: Parts) -> None:
             _fill_files(node, folder=Path(frozen["store"]) / "data")
     model = frozen.get("model")
     for node in [model, data, *settings["suites"].values()]:
-        if node and node.get("path"):
+        if node and node.get("path") and not (node is model and _on_hub(node)):
             node["path"] = str(_absolute(node["path"]))
 
 
@@ -175,6 +176,12 @@ def _fill_files(node: dict[str, Any], *, folder: Path) -> None:
             )
             for entry in node["exclude"]
         ]
+
+
+def _on_hub(model: Mapping[str, Any]) -> bool:
+    """Whether the model's path is a hub id: OWNER/NAME with a commit, or of no folder here."""
+    path = model["path"]
+    return is_hub_id(path) and bool(model.get("commit") or not Path(path).is_dir())
 
 
 def _absolute(path: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,15 +47,32 @@ def problem(*, n: int = 7, h: int = 5, v: int = 19, dtype: torch.dtype = torch.f
     return [hidden, weight, torch.randint(0, v, (n,), generator=draw)]
 
 
+def biases(v: int = 19) -> Tensor:
+    """A bias for each word, as large as the products."""
+    draw = torch.Generator().manual_seed(2)
+    return torch.randn(v, generator=draw, dtype=torch.float64).requires_grad_()
+
+
 def upstream(n: int) -> Tensor:
     """A gradient for each row and statistic, [4, n]."""
     return torch.randn(4, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def naive(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float | Tensor = 1.0) -> dict[str, Tensor]:
+def naive(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    scale: float | Tensor = 1.0,
+    *,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+) -> dict[str, Tensor]:
     """All statistics by the definition, from all logits."""
     scale = torch.as_tensor(scale, dtype=hidden.dtype).expand(targets.shape).unsqueeze(1)
-    log_p = torch.log_softmax(scale * (hidden @ weight.t()), 1)
+    logits = hidden @ weight.t() + (0 if bias is None else bias)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    log_p = torch.log_softmax(scale * logits, 1)
     p = log_p.exp()
     entropy = -(p * log_p).sum(1)
     return {
@@ -65,10 +83,12 @@ def naive(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float | Tensor
     }
 
 
-def fused(hidden: Tensor, weight: Tensor, targets: Tensor, scale: float | Tensor = 1.0) -> dict[str, Tensor]:
+def fused(
+    hidden: Tensor, weight: Tensor, targets: Tensor, scale: float | Tensor = 1.0, **head: Any
+) -> dict[str, Tensor]:
     """All statistics from tiles that divide neither the rows nor the vocabulary."""
     stats = linear_token_stats(
-        hidden, weight, targets, scale=scale, needs=STATISTICS, row_tile=3, vocab_tile=8
+        hidden, weight, targets, scale=scale, needs=STATISTICS, row_tile=3, vocab_tile=8, **head
     )
     return dict(vars(stats))
 
@@ -78,15 +98,16 @@ def gradients(stats: dict[str, Tensor], inputs: list[Tensor], g: Tensor) -> tupl
     return torch.autograd.grad(loss, inputs)
 
 
+@pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("name", NAMES)
-def test_each_statistic_has_the_right_gradient(name: str) -> None:
+def test_each_statistic_has_the_right_gradient(name: str, softcap: float | None) -> None:
     hidden, weight, targets = problem()
-    scale = torch.linspace(0.5, 1.5, 7, dtype=torch.float64)
+    scale, bias = torch.linspace(0.5, 1.5, 7, dtype=torch.float64), biases()
 
-    def statistic(hidden: Tensor, weight: Tensor) -> Tensor:
-        return fused(hidden, weight, targets, scale)[name]
+    def statistic(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return fused(hidden, weight, targets, scale, bias=bias, softcap=softcap)[name]
 
-    assert torch.autograd.gradcheck(statistic, (hidden, weight))
+    assert torch.autograd.gradcheck(statistic, (hidden, weight, bias))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1 / 0.7, "rows"])
@@ -101,6 +122,35 @@ def test_values_and_gradients_are_those_of_the_softmax(scale: float | str) -> No
         gradients(ours, [hidden, weight], g), gradients(theirs, [hidden, weight], g), strict=True
     ):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 / 0.7])
+@pytest.mark.parametrize("softcap", [None, 0.8, 30.0])  # products are about 2: saturated, hardly felt
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_cap_bias_and_temperature_act_in_the_order_of_the_models(
+    scale: float, softcap: float | None, with_bias: bool
+) -> None:
+    hidden, weight, targets = problem()
+    bias = biases() if with_bias else None
+    inputs = [hidden, weight] if bias is None else [hidden, weight, bias]
+    ours = fused(hidden, weight, targets, scale, bias=bias, softcap=softcap)
+    theirs = naive(hidden, weight, targets, scale, bias=bias, softcap=softcap)
+    for name in NAMES:
+        torch.testing.assert_close(ours[name], theirs[name])
+    g = upstream(7)
+    for a, b in zip(gradients(ours, inputs, g), gradients(theirs, inputs, g), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_capped_choice_between_two_words_by_hand() -> None:
+    # Products 3 and 0 under cap 2: logits 2 tanh 1.5 = 1.8103 and 0. log p of the first is
+    # -log(1 + exp(-1.8103)) = -0.1515; a bias of 3 on the second instead gives the same in mirror.
+    weight = torch.tensor([[1.0], [0.0]])
+    first = fused(torch.tensor([[3.0]]), weight, torch.tensor([0]), softcap=2.0)["logprobs"]
+    bias = torch.tensor([0.0, 3.0])
+    second = fused(torch.tensor([[0.0]]), weight, torch.tensor([1]), softcap=2.0, bias=bias)["logprobs"]
+    expected = -math.log1p(math.exp(-2 * math.tanh(1.5)))
+    assert first.item() == second.item() == pytest.approx(expected)
 
 
 def test_a_uniform_distribution_by_hand() -> None:
@@ -145,12 +195,13 @@ def test_statistics_that_nobody_needs_are_not_made() -> None:
     assert stats.sum_p2 is None
 
 
-def test_a_tied_weight_collects_both_gradients() -> None:
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_a_tied_weight_collects_both_gradients(softcap: float | None) -> None:
     _, weight, targets = problem()
     ids = torch.tensor([3, 1, 4, 1, 5, 9, 2])
 
     def gradient(stats: Any) -> Tensor:
-        values = stats(torch.tanh(weight[ids]), weight, targets)
+        values = stats(torch.tanh(weight[ids]), weight, targets, softcap=softcap)
         return torch.autograd.grad(values["logprobs"].sum() + values["entropy"].sum(), weight)[0]
 
     torch.testing.assert_close(gradient(fused), gradient(naive))
@@ -172,10 +223,13 @@ def test_rows_without_a_gradient_are_left_out_of_the_backward_pass() -> None:
     assert (got[0][g == 0] == 0).all()
 
 
-def test_no_tensor_of_all_logits_ever_exists() -> None:
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_no_tensor_of_all_logits_ever_exists(softcap: float | None) -> None:
     hidden, weight, targets = problem(n=64, h=4, v=96)
     with watched() as made:
-        stats = linear_token_stats(hidden, weight, targets, needs=STATISTICS, row_tile=16, vocab_tile=32)
+        stats = linear_token_stats(
+            hidden, weight, targets, softcap=softcap, needs=STATISTICS, row_tile=16, vocab_tile=32
+        )
         torch.autograd.grad(sum((s.sum() for s in vars(stats).values()), torch.zeros(())), [hidden, weight])
     largest = max(tensor.numel() for _, tensor in made)
     assert largest == 16 * 32  # one tile; hidden has 64 * 4, weight 96 * 4, all logits 64 * 96
@@ -228,6 +282,15 @@ def test_an_unknown_statistic_is_refused() -> None:
         linear_token_stats(*problem(), needs=frozenset({"top_k"}))
 
 
+def test_narrow_biases_are_accumulated_in_single_precision() -> None:
+    # 300 rows of p = 1/2 each for words 0 and 1: d log p(word 0) / d bias = (1 - 1/2, -1/2) per row.
+    hidden, weight = torch.zeros(300, 2, dtype=torch.bfloat16), torch.zeros(2, 2, dtype=torch.bfloat16)
+    bias = torch.zeros(2, dtype=torch.bfloat16, requires_grad=True)
+    stats = linear_token_stats(hidden, weight, torch.zeros(300, dtype=torch.int64), bias=bias, row_tile=1)
+    (got,) = torch.autograd.grad(stats.logprobs.sum(), [bias])
+    assert got.tolist() == [150.0, -150.0]  # added up in bfloat16 it would stop at 128
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     hidden, weight, targets = problem()
     with pytest.raises(
@@ -236,3 +299,10 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         linear_token_stats(hidden, weight[:, :4], targets)
     with pytest.raises(ValueError, match=r"targets must be \[7\], one per row, got \[6\]"):
         linear_token_stats(hidden, weight, targets[:6])
+    with pytest.raises(ValueError, match=r"bias must be \[19\], one per word, got \[18\]"):
+        linear_token_stats(hidden, weight, targets, bias=biases(18))
+
+
+def test_a_cap_that_is_not_positive_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"softcap must be positive, got 0\.0"):
+        linear_token_stats(*problem(), softcap=0.0)

@@ -10,6 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import huggingface_hub
+import huggingface_hub.errors
 import pytest
 import torch
 
@@ -145,6 +148,62 @@ def test_a_model_that_is_not_identified_is_refused(fields: dict[str, Any], messa
 
 def test_a_hub_model_is_identified_by_its_commit() -> None:
     assert HfModel(path="owner/name", commit="a" * 40).revision(data=None) == "owner/name@" + "a" * 40
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As HF_HUB_OFFLINE=1, which huggingface_hub reads when it is imported."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+HUB = HfModel(path="owner/name", commit="0123456789abcdef" * 2 + "01234567")
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_hub_model_that_is_neither_here_nor_to_be_had_says_where_and_how(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="can't be reached") as caught:
+        HUB.materialise(data=None, cache=tmp_path)
+    message = str(caught.value)
+    assert f"owner/name at commit {HUB.commit} is not in {tmp_path}/owner--name-0123456789ab" in message
+    assert f"`hf download owner/name --revision {HUB.commit} --local-dir FOLDER`" in message
+    assert "model.path=FOLDER" in message
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_hub_model_that_was_brought_by_hand_is_taken_without_network(
+    folder_of: FolderOf, tmp_path: Path
+) -> None:
+    place = tmp_path / "owner--name-0123456789ab"
+    folder_of("qwen3").rename(place)
+    assert HUB.materialise(data=None, cache=tmp_path) == place
+    assert HUB.revision(data=None) == f"owner/name@{HUB.commit}"  # the same run as with a download
+
+
+@pytest.mark.parametrize("name", ["RepositoryNotFoundError", "GatedRepoError", "RevisionNotFoundError"])
+def test_a_hub_model_that_the_hub_refuses_is_a_mistake_in_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    kind = getattr(huggingface_hub.errors, name)
+    answer = httpx2.Response(404, request=httpx2.Request("GET", "https://hub"))
+
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise kind("no", response=answer)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ValueError, match=rf"owner/name at commit 0123.* {name}: correct model\.path"):
+        HUB.materialise(data=None, cache=tmp_path)
+
+
+def test_a_folder_without_one_of_its_files_of_weights_is_refused(folder_of: FolderOf, tmp_path: Path) -> None:
+    policy = Policy(folder_of("qwen3"))
+    policy.model.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
+    policy.tokenizer.save_pretrained(tmp_path / "shards")
+    model = HfModel(path=str(tmp_path / "shards"))
+    assert Policy(model.materialise(data=None, cache=tmp_path)).vocab_size == 64
+    first = min((tmp_path / "shards").glob("*.safetensors"))
+    first.unlink()
+    with pytest.raises(ValueError, match=f"all weights that .* names, but has no {first.name}: copy"):
+        model.revision(data=None)
 
 
 def test_smollm2_without_its_package_says_what_to_install(

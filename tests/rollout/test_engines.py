@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,23 +200,3 @@ def test_engines_are_built_from_frozen_nodes(node: dict[str, object], kind: type
 def test_engines_out_of_range_are_refused(node: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(node)
-
-
-def test_the_engine_reads_any_architecture_through_its_own_forward(policy: Policy, tmp_path: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            **shape, num_key_value_heads=2, vocab_size=64, eos_token_id=1, initializer_range=0.5
-        )
-        LlamaForCausalLM(config).save_pretrained(tmp_path)
-    policy.tokenizer.save_pretrained(tmp_path)
-    llama, asked = Policy(tmp_path), requests()
-    check_against_forward(llama, asked, loaded(TorchEngine(), llama).generate(asked))
-
-
-def check_against_forward(policy: Policy, asked: Sequence[Request], rollouts: Sequence[Rollout]) -> None:
-    for request, rollout in zip(asked, rollouts, strict=True):
-        assert rollout.sampler_logprobs == pytest.approx(logprobs(policy, request, rollout), abs=1e-4)

@@ -36,6 +36,22 @@ def test_a_suite_with_a_file_takes_it_from_eval_path(tmp_path: Path) -> None:
         assert suites["aime25"]["path"] == str(tmp_path / "aime25.jsonl")
 
 
+def test_a_model_of_the_hub_keeps_its_id_and_a_folder_becomes_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def path(*overrides: str) -> str:
+        model: dict[str, str] = freeze_run(["model=hf", *overrides])["model"]
+        return model["path"]
+
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    commit = f"model.commit={'a' * 40}"
+    assert path("model.path=owner/name", commit) == path("model.path=owner/name") == "owner/name"
+    assert path("model.path=models/mine", commit) == "models/mine"  # a commit means the hub
+    assert path("model.path=models/mine") == path("model.path=./models/mine") == f"{tmp_path}/models/mine"
+    assert path("model.path=./mine") == f"{tmp_path}/mine"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -6,7 +6,8 @@ logits ``z`` that is made of five numbers per row,
     dz_j = a [j = target] + p_j (b0 + b1 c_j + b2 c_j^2 + b3 p_j),     c_j = log p_j + entropy,
 
 so that the backward pass needs the upstream gradients of the statistics and nothing of the method's loss.
-``c`` is the log-probability around its own mean, which keeps the digits when logits are large.
+``c`` is the log-probability around its own mean, which keeps the digits when logits are large. A soft cap of
+the logits is one more factor of ``dz``, its slope ``1 - tanh^2``.
 """
 
 from __future__ import annotations
@@ -40,21 +41,24 @@ def linear_token_stats(
     weight: Tensor,
     targets: Tensor,
     *,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
     scale: float | Tensor = 1.0,
     needs: frozenset[str] = frozenset(),
     row_tile: int | None = None,
     vocab_tile: int | None = None,
 ) -> TokenStats:
-    """Statistics of ``softmax(scale * hidden @ weight.T)`` for each row, differentiable once.
+    """Statistics of ``softmax(scale * cap(hidden @ weight.T + bias))`` for each row, differentiable once.
 
-    ``hidden`` [n, H] and ``weight`` [V, H] in any float type, ``targets`` [n] int64, ``scale`` 1 over the
-    temperature, for all rows or for each [n] (no gradient). ``needs`` names statistics out of
+    ``hidden`` [n, H], ``weight`` [V, H] and ``bias`` [V] in any float type, ``targets`` [n] int64, ``scale``
+    the model's logit scale over the temperature, for all rows or for each [n] (no gradient). ``cap(x)`` is
+    ``softcap * tanh(x / softcap)``, or x without ``softcap``. ``needs`` names statistics out of
     ``STATISTICS``; log-probability and entropy always come. ``row_tile`` and ``vocab_tile`` bound the piece
     of the logits that exists at a time; without them they suit the device. Products are accumulated in
     float32 or better.
     The backward pass computes the logits again, for rows with a gradient that is not 0 only; the gradient
-    of a tied weight is returned to autograd like any other. Raises ValueError for shapes that don't fit
-    and for unknown statistics.
+    of a tied weight is returned to autograd like any other. Raises ValueError for shapes that don't fit,
+    for a cap that is not positive and for unknown statistics.
     Source: the recompute form of fused linear cross-entropy (Wijmans et al., arXiv:2411.09009); entropy,
     varentropy and sum of squares are our derivation, checked against autograd.
     """
@@ -66,13 +70,17 @@ def linear_token_stats(
         )
     if targets.shape != hidden.shape[:1]:
         raise ValueError(f"targets must be [{hidden.shape[0]}], one per row, got {list(targets.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must be [{weight.shape[0]}], one per word, got {list(bias.shape)}")
+    if softcap is not None and softcap <= 0:
+        raise ValueError(f"softcap must be positive, got {softcap}")
     dtype = _wide(hidden.dtype)
     scales = torch.as_tensor(scale, dtype=dtype, device=hidden.device).expand(targets.shape)
     suited = _CPU_TILE if hidden.device.type == "cpu" else _GPU_TILE
     tiles = _Tiles(rows=row_tile or suited[0], vocab=vocab_tile or suited[1])
     second, squares = "varentropy" in needs, "sum_p2" in needs
     apply: Any = _LinearTokenStats.apply  # untyped in torch
-    values = apply(hidden, weight, targets, scales, tiles, second, squares)
+    values = apply(hidden, weight, bias, targets, scales, softcap, tiles, second, squares)
     return TokenStats(logprobs=values[0], entropy=values[1], varentropy=values[2], sum_p2=values[3])
 
 
@@ -90,6 +98,26 @@ class _Tiles:
         return (slice(start, min(start + self.vocab, count)) for start in range(0, count, self.vocab))
 
 
+@dataclass(frozen=True)
+class _Projection:
+    """From states to logits: weight [V, H], bias [V] and soft cap."""
+
+    weight: Tensor
+    bias: Tensor | None
+    softcap: float | None
+
+    def raw(self, hidden: Tensor, vocab: slice) -> Tensor:
+        """One tile of x in the wide type, or of tanh(x / softcap); x is the product with its bias."""
+        x = _matmul(hidden, self.weight[vocab].t())
+        if self.bias is not None:
+            x.add_(self.bias[vocab])
+        return x if self.softcap is None else x.div_(self.softcap).tanh_()
+
+    def factor(self, scales: Tensor) -> Tensor:
+        """What turns ``raw`` into logits, [n, 1]: after the product, so never in 16 bits."""
+        return (scales if self.softcap is None else scales * self.softcap).unsqueeze(1)
+
+
 class _LinearTokenStats(torch.autograd.Function):
     """Forward folds tiles into running sums; backward makes each tile again and turns it into dz in place."""
 
@@ -98,8 +126,10 @@ class _LinearTokenStats(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         targets: Tensor,
         scales: Tensor,
+        softcap: float | None,
         tiles: _Tiles,
         second: bool,
         squares: bool,
@@ -108,10 +138,11 @@ class _LinearTokenStats(torch.autograd.Function):
         high, log_sum = torch.empty_like(entropy), torch.empty_like(entropy)
         varentropy = torch.empty_like(entropy) if second else None
         sum_p2 = torch.empty_like(entropy) if squares else None
+        projection = _Projection(weight, bias, softcap)
         for rows in tiles.over_rows(targets.numel()):
             fold = _Fold(scales[rows], second=second, squares=squares)
             for vocab in tiles.over_vocab(weight.shape[0]):
-                logits = _logits(hidden[rows], weight[vocab], scales[rows])
+                logits = projection.raw(hidden[rows], vocab).mul_(projection.factor(scales[rows]))
                 fold.add(logits, targets[rows] - vocab.start)
             high[rows], log_sum[rows], entropy[rows] = fold.high, fold.log_sum(), fold.entropy()
             logprobs[rows] = (fold.target - high[rows]) - log_sum[rows]
@@ -120,20 +151,22 @@ class _LinearTokenStats(torch.autograd.Function):
             if sum_p2 is not None:
                 sum_p2[rows] = fold.sum_p2()
         ctx.set_materialize_grads(False)
-        ctx.tiles = tiles
-        ctx.save_for_backward(hidden, weight, targets, scales, high, log_sum, entropy, varentropy, sum_p2)
+        ctx.softcap, ctx.tiles = softcap, tiles
+        ctx.save_for_backward(
+            hidden, weight, bias, targets, scales, high, log_sum, entropy, varentropy, sum_p2
+        )
         return logprobs, entropy, varentropy, sum_p2
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, scales, high, log_sum, entropy, varentropy, sum_p2 = ctx.saved_tensors
+        hidden, weight, bias, targets, scales, high, log_sum, entropy, varentropy, sum_p2 = ctx.saved_tensors
         coefficients = _coefficients(upstream, like=entropy, varentropy=varentropy, sum_p2=sum_p2)
         moving = (coefficients != 0).any(0)
         rows = slice(None) if bool(moving.all()) else moving.nonzero().squeeze(1)  # a slice copies nothing
-        d_hidden, d_weight = _backward_rows(
+        d_hidden, d_weight, d_bias = _backward_rows(
             hidden[rows],
-            weight,
+            _Projection(weight, bias, ctx.softcap),
             targets[rows],
             scales[rows],
             high=high[rows],
@@ -144,11 +177,13 @@ class _LinearTokenStats(torch.autograd.Function):
             squares=sum_p2 is not None,
             tiles=ctx.tiles,
             wants_weight=ctx.needs_input_grad[1],
+            wants_bias=ctx.needs_input_grad[2],
         )
         d_hidden = d_hidden.to(hidden.dtype)
+        d_bias = None if d_bias is None else d_bias.to(bias.dtype)
         if isinstance(rows, Tensor):
             d_hidden = torch.zeros_like(hidden).index_copy_(0, rows, d_hidden)
-        return d_hidden, d_weight, None, None, None, None, None
+        return d_hidden, d_weight, d_bias, None, None, None, None, None, None
 
 
 class _Fold:
@@ -221,7 +256,7 @@ def _coefficients(
 
 def _backward_rows(
     hidden: Tensor,
-    weight: Tensor,
+    projection: _Projection,
     targets: Tensor,
     scales: Tensor,
     *,
@@ -233,14 +268,18 @@ def _backward_rows(
     squares: bool,
     tiles: _Tiles,
     wants_weight: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Gradients of the rows that have one: [n, H] in the wide type, and [V, H] in the weight's."""
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of the rows that have one: [n, H] and [V] in the wide type, [V, H] in the weight's."""
+    weight, bias = projection.weight, projection.bias
     d_hidden = torch.zeros(hidden.shape, dtype=scales.dtype, device=hidden.device)
     d_weight = torch.zeros_like(weight) if wants_weight else None
+    d_bias = torch.zeros_like(bias, dtype=scales.dtype) if bias is not None and wants_bias else None
     for vocab in tiles.over_vocab(weight.shape[0]):
         block = _accumulator(d_weight, vocab, dtype=d_hidden.dtype)
         for rows in tiles.over_rows(targets.numel()):
-            dz = _logits(hidden[rows], weight[vocab], scales[rows])
+            raw, factor = projection.raw(hidden[rows], vocab), projection.factor(scales[rows])
+            dz = raw.mul_(factor) if projection.softcap is None else raw * factor
             _to_gradient(
                 dz,
                 targets[rows] - vocab.start,
@@ -251,12 +290,16 @@ def _backward_rows(
                 second=second,
                 squares=squares,
             )
+            if projection.softcap is not None:
+                dz.mul_(raw.square_().neg_().add_(1))  # the slope of the cap
             _add_product(d_hidden[rows], dz, weight[vocab])
             if block is not None:
                 _add_product(block, dz.t(), hidden[rows])
+            if d_bias is not None:
+                d_bias[vocab] += dz.sum(0)
         if d_weight is not None and block is not None and block.dtype != d_weight.dtype:
             d_weight[vocab] = block
-    return d_hidden, d_weight
+    return d_hidden, d_weight, d_bias
 
 
 def _accumulator(total: Tensor | None, rows: slice, *, dtype: torch.dtype) -> Tensor | None:
@@ -288,11 +331,6 @@ def _to_gradient(
     z.mul_(p)
     inside = ((targets >= 0) & (targets < z.shape[1])).unsqueeze(1)
     z.scatter_add_(1, targets.clamp(0, z.shape[1] - 1).unsqueeze(1), torch.where(inside, a, 0.0))
-
-
-def _logits(hidden: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
-    """One tile of scaled logits in the wide type; the scale comes after the product, never in 16 bits."""
-    return _matmul(hidden, weight.t()).mul_(scales.unsqueeze(1))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -51,15 +51,34 @@ class HfModel:
     def materialise(
         self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None
     ) -> Path:
-        """The folder itself, or the repository at its commit, downloaded into ``cache``."""
+        """The folder itself, or the repository at its commit, downloaded into ``cache``.
+
+        Raises ValueError where the folder is no model, or the repository is neither there nor to be had.
+        """
         if self._is_folder():
             return self._check_folder()
         from huggingface_hub import snapshot_download  # slow to import, and needed for the hub only
+        from huggingface_hub.errors import (
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
 
         commit, target = self._check_hub(), self._target(cache)
-        return Path(
+        try:
             snapshot_download(self.path, revision=commit, local_dir=target, allow_patterns=list(_CONTENT))
-        )
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise ValueError(
+                f"{self.path} at commit {commit} must be on the hub and open to you, but the hub answers "
+                f"{type(error).__name__}: correct model.path or model.commit, or log in with `hf auth login`"
+            ) from error
+        except LocalEntryNotFoundError as error:  # offline, or no connection: this is what is left to try
+            raise ValueError(
+                f"{self.path} at commit {commit} is not in {target}, and the hub can't be reached from here: "
+                f"on a machine with internet run `hf download {self.path} --revision {commit} --local-dir "
+                "FOLDER`, copy FOLDER here and give model.path=FOLDER, or move it to that place"
+            ) from error
+        return check_folder(target)
 
     def _target(self, cache: Path) -> Path:
         return cache / f"{self.path.replace('/', '--')}-{self._check_hub()[:12]}"
@@ -70,7 +89,7 @@ class HfModel:
             raise ValueError(
                 "model=hf has no model: give model.path=FOLDER, or model.path=OWNER/NAME with model.commit"
             )
-        return Path(self.path).is_absolute() or not _HUB_ID.fullmatch(self.path)
+        return not is_hub_id(self.path)
 
     def _check_folder(self) -> Path:
         if not Path(self.path).is_absolute():
@@ -80,10 +99,16 @@ class HfModel:
     def _check_hub(self) -> str:
         if not _COMMIT.fullmatch(self.commit):
             raise ValueError(
-                f"model.commit of {self.path} must be the 40 hex digits of a commit, got {self.commit!r}: "
-                "copy it from the repository's history, as a branch may move between two runs"
+                f"{self.path} is no folder here, so it is on the hub, and model.commit must be the 40 hex "
+                f"digits of a commit, got {self.commit!r}: copy it from the repository's history, as a "
+                "branch may move between two runs"
             )
         return self.commit
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether ``path`` has the form OWNER/NAME of a repository."""
+    return bool(_HUB_ID.fullmatch(path)) and path.split("/")[0] not in (".", "..")
 
 
 def _folder_hash(folder: Path) -> str:

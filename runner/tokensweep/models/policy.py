@@ -1,7 +1,7 @@
 """The policy: a causal language model from a folder, with a packed forward for the trainer.
 
-The vocabulary head stays outside: ``hidden`` gives the states before it and ``head_weight`` the matrix, so
-that the loss never forms a table of tokens by vocabulary.
+The vocabulary head stays outside: ``hidden`` gives the states before it and ``head`` what makes logits of
+them, so that the loss never forms a table of tokens by vocabulary.
 """
 
 from __future__ import annotations
@@ -13,24 +13,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokensweep.models.attention import ATTENTION, Layout, Packed
-from tokensweep.models.store import check_folder
+from tokensweep.models.head import Head, head_of
+from tokensweep.models.probe import Probe
+from tokensweep.models.store import check_folder, load_model, load_tokenizer
 from tokensweep.models.weights import as_in_checkpoint, held_weights
 
-_PROBE_TOLERANCE = 1e-3  # of the largest logit: float32 noise is about 1e-6, a cap or scale far above
-_HALF_TOLERANCE = 0.05  # half precision rounds coarsely
+_LAYERS = {"full_attention", "sliding_attention"}  # the kinds of layers that layouts attend
 
 # A mask of four dimensions is handed on by transformers as it is; with a layout nobody reads it.
 _NO_MASK = (1, 1, 1, 1)
 
 
 class Policy:
-    """A model with tokenizer whose logits are ``hidden @ head_weight.T``.
+    """Any decoder-only language model of transformers, with its tokenizer.
 
-    Raises ValueError for a folder without config or tokenizer, and for models that do something else to their
-    logits (soft capping, scaling, a head bias), that see only a window, or that bring their own attention.
+    Its logits are ``head.logits(hidden)``. Mixtures of experts are trained through their router's weights on
+    the chosen experts; the auxiliary loss that balances a router is no part of it.
+    Raises ValueError for a folder without config or tokenizer or with the weights of another model, and for
+    models that attend in ways unknown here (sinks, chunks, state spaces) or that do something else to their
+    logits than :class:`Head` says, found by comparison with transformers' own forward.
     """
 
     def __init__(
@@ -38,17 +41,19 @@ class Policy:
     ) -> None:
         check_folder(folder)
         self.device = torch.device(device)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,  # the other format is a pickle, which can run code
-        )
+        self.tokenizer: Any = load_tokenizer(folder)
+        model = load_model(folder, dtype=dtype)
         _check_attention(model, folder)
-        model.set_attn_implementation(ATTENTION)
         self.model: Any = model.to(self.device).eval()
         self.eos_ids = _eos_ids(model, self.tokenizer, folder)
-        _check_head(self, folder)
+        probe = Probe.of(model)
+        model.set_attn_implementation(ATTENTION)
+        probe.check(model, head=self.head, states=self.hidden, folder=folder)
+
+    @property
+    def head(self) -> Head:
+        """What makes logits of ``hidden``; its tensors are the model's parameters themselves."""
+        return head_of(self.model)
 
     @property
     def head_weight(self) -> Tensor:
@@ -120,13 +125,11 @@ class Policy:
 
 
 def _check_attention(model: Any, folder: Path) -> None:
-    config = model.config
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    if kinds != {"full_attention"} or windowed:
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or []) - _LAYERS
+    if kinds:
         raise ValueError(
-            f"{folder}: every layer must attend to the whole sequence, got layers {sorted(kinds)} and "
-            f"sliding_window={getattr(config, 'sliding_window', None)}: choose a model with full attention"
+            f"{folder}: layers must be of {' or '.join(sorted(_LAYERS))}, got {', '.join(sorted(kinds))}: "
+            "choose another architecture"
         )
     if not model._supports_attention_backend:
         raise ValueError(
@@ -143,22 +146,3 @@ def _eos_ids(model: Any, tokenizer: Any, folder: Path) -> tuple[int, ...]:
     if not found:
         raise ValueError(f"{folder} names no end token: set eos_token_id in its config.json")
     return tuple(sorted(found))
-
-
-@torch.no_grad()
-def _check_head(policy: Policy, folder: Path) -> None:
-    """Compare the model's own logits with hidden states times head on a few tokens."""
-    if getattr(policy.model.get_output_embeddings(), "bias", None) is not None:
-        raise ValueError(
-            f"{folder}: the output head must have no bias: the fused loss computes hidden @ weight.T"
-        )
-    tokens = torch.arange(min(4, policy.vocab_size), device=policy.device)
-    own = policy.model(input_ids=tokens[None], use_cache=False).logits[0].float()
-    ours = (policy.hidden(tokens, torch.tensor([0, len(tokens)])) @ policy.head_weight.T).float()
-    limit = _PROBE_TOLERANCE if own.dtype == policy.head_weight.dtype else _HALF_TOLERANCE
-    worst = float((own - ours).abs().max() / own.abs().max())
-    if worst > limit:
-        raise ValueError(
-            f"{folder}: logits must be hidden @ weight.T, but differ by {worst:.1%} of the largest: "
-            "soft capping and logit scaling are not supported, choose another model"
-        )

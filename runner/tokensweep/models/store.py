@@ -6,9 +6,14 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_SHOWN = 3  # names of weights in a message
 
 
 def fingerprint(*parts: Any) -> str:
@@ -21,6 +26,50 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer  # slow to import, and not needed by every plan
 
     return AutoTokenizer.from_pretrained(folder)
+
+
+def load_model(folder: Path, *, dtype: torch.dtype) -> Any:
+    """The causal language model of a folder, with transformers' plain attention.
+
+    Raises ValueError where weights and config do not belong together: transformers would draw what is missing
+    at random and drop what is left over.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation="eager",
+        use_safetensors=True,  # the other format is a pickle, which can run code
+        ignore_mismatched_sizes=True,  # to be told of them
+        output_loading_info=True,
+    )
+    problems = [
+        f"{word} {_some(keys)}"
+        for word, keys in (
+            ("missing", sorted(found["missing_keys"])),
+            ("left over", sorted(found["unexpected_keys"])),
+            ("of another shape", sorted(_shapes(entry) for entry in found["mismatched_keys"])),
+        )
+        if keys
+    ]
+    if problems:
+        raise ValueError(
+            f"{folder} must hold all weights of a {type(model).__name__} as its config.json describes it, "
+            f"but there are weights {', '.join(problems)}: put config.json and weights of one model there"
+        )
+    return model
+
+
+def _some(keys: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    rest = len(keys) - _SHOWN
+    return ", ".join(keys[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _shapes(entry: tuple[str, Sequence[int], Sequence[int]]) -> str:
+    name, found, wanted = entry
+    return f"{name} ({list(found)}, not {list(wanted)})"
 
 
 def build_once(target: Path, write: Callable[[Path], None]) -> Path:
@@ -44,7 +93,10 @@ def build_once(target: Path, write: Callable[[Path], None]) -> Path:
 
 
 def check_folder(folder: Path) -> Path:
-    """``folder`` if it holds config, weights and tokenizer; raises ValueError naming what is missing."""
+    """``folder`` if it holds config, weights and tokenizer; raises ValueError naming what is missing.
+
+    Of weights in several files all must be there that the index names.
+    """
     if not folder.is_dir():
         raise ValueError(f"{folder} must be a folder with a Hugging Face model, but does not exist")
     for pattern, part in (
@@ -56,4 +108,11 @@ def check_folder(folder: Path) -> Path:
             raise ValueError(
                 f"{folder} must hold a Hugging Face model, but has no {part} ({pattern}): save it there"
             )
+    index = folder / "model.safetensors.index.json"
+    shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
+    if absent := sorted(shard for shard in shards if not (folder / shard).is_file()):
+        raise ValueError(
+            f"{folder} must hold all weights that {index.name} names, but has no {_some(absent)}: "
+            "copy or download the rest"
+        )
     return folder

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from tokensweep.models.attention import sdpa
+from tokensweep.models.attention import Scoring, band, sdpa
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped here
@@ -64,9 +64,13 @@ class Prefill:
 
     mask: Tensor | None  # [U, 1, P, P] added to the scores; None: no padding, causal
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float | None) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scoring: Scoring) -> Tensor:
         """Attention output [U, P, heads, D]."""
-        return sdpa(query, key, value, scale=scale, mask=self.mask, causal=self.mask is None).transpose(1, 2)
+        mask, width = self.mask, query.shape[2]
+        if scoring.narrower_than(width):
+            inside = band(width, scoring.window, query.device)
+            mask = inside if mask is None else mask.masked_fill(~inside, -torch.inf)
+        return sdpa(query, key, value, scoring=scoring, mask=mask, causal=mask is None).transpose(1, 2)
 
     @staticmethod
     def of(padding: Tensor, width: int, *, dtype: torch.dtype) -> Prefill:
@@ -87,10 +91,15 @@ class Decoding:
 
     mask: Tensor | None  # [B, 1, 1, capacity] added to the scores; None: no padding
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scale: float | None) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, scoring: Scoring) -> Tensor:
         """Attention output [B, 1, heads, D]."""
-        mask = None if self.mask is None else self.mask[..., : key.shape[2]]
-        return sdpa(query, key, value, scale=scale, mask=mask).transpose(1, 2)
+        end = key.shape[2]
+        mask = None if self.mask is None else self.mask[..., :end]
+        if scoring.window is not None and scoring.narrower_than(end):  # the newest keys lie at the end
+            start = end - scoring.window
+            key, value = key[:, :, start:], value[:, :, start:]
+            mask = None if mask is None else mask[..., start:]
+        return sdpa(query, key, value, scoring=scoring, mask=mask).transpose(1, 2)
 
     @staticmethod
     def of(padding: Tensor, capacity: int, *, dtype: torch.dtype) -> Decoding:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tokensweep.models.policy import Policy
@@ -108,7 +107,7 @@ class Wave:
         return token[left]
 
     def _head(self, states: Tensor) -> Tensor:
-        return F.linear(states, self.policy.head_weight)
+        return self.policy.head.logits(states)
 
     def _results(self) -> Iterator[Completion]:
         cut = set(self.rows[self.running].tolist())

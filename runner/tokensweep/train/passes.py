@@ -65,11 +65,14 @@ class Scorer:
             hidden = self.policy.hidden(batch.token_ids[packed], bounds)
         target = batch.trained[rows]
         before = target - shift[batch.sequence_of[target]] - 1  # a state predicts the token after it
+        head = self.policy.head
         return linear_token_stats(
             hidden[before].to(self.dtype),
-            self.policy.head_weight.to(self.dtype),
+            head.weight.to(self.dtype),
             batch.token_ids[target],
-            scale=1.0 / self.temperature,
+            bias=head.bias,
+            softcap=head.softcap,
+            scale=head.scale / self.temperature,
             needs=needs,
         )
 
