@@ -54,7 +54,7 @@ types: $(VLLM)
 	$(BIN)/mypy
 
 unit: $(VLLM) browser
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 # For the tests that open MLflow's pages.
 browser:

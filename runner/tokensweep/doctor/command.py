@@ -15,6 +15,7 @@ from rich.text import Text
 from tokensweep.cluster.site import load_site
 from tokensweep.doctor.cluster import cluster_checks
 from tokensweep.doctor.disk import store_checks
+from tokensweep.doctor.engines import deep_checks, engine_checks
 from tokensweep.doctor.finding import Finding, Level, answer
 from tokensweep.doctor.machine import machine_checks
 from tokensweep.options import with_store
@@ -26,14 +27,22 @@ def doctor_command(arguments: Sequence[str]) -> None:
     """Check what runs need; leaves with 1 when something does not work."""
     parser = argparse.ArgumentParser(
         prog="tokensweep doctor",
-        description="Check Python, packages, torch, the store, MLflow and SLURM; change nothing. With "
+        description="Check Python, packages, torch, vLLM, the store, MLflow and SLURM; change nothing. With "
         "site=NAME also whether the cluster would take the site's jobs.",
+    )
+    parser.add_argument(
+        "--deep",
+        action="store_true",
+        help="also run head, packing and rollout engines on this machine's device and compare their numbers, "
+        "before and after a weight update and a crash: minutes, for a machine that nobody has used before",
     )
     parser.add_argument("--json", action="store_true", help="for programs: topic, level, found, advice")
     own = [text for text in arguments if text.startswith("site=")]
     options, store, uri = with_store(parser, [text for text in arguments if text not in own])
     site = own[-1].removeprefix("site=") if own else None
     findings = diagnose(store, uri=uri, site=site or None)
+    if options.deep:
+        findings += _deeply(findings)
     if options.json:
         print(json.dumps([{"topic": topic, **asdict(each)} for topic, each in findings], indent=1))
     else:
@@ -46,6 +55,7 @@ def diagnose(store: Path, *, uri: str, site: str | None = None) -> list[tuple[st
     """Topics and findings in a fixed order. The checks run side by side: some wait for a server."""
     checks = [
         *machine_checks(),
+        *engine_checks(),
         *store_checks(store, uri=uri, group=_group(site)),
         *cluster_checks(site),
     ]
@@ -57,6 +67,16 @@ def diagnose(store: Path, *, uri: str, site: str | None = None) -> list[tuple[st
         for check, each in zip(checks, findings, strict=True)
         if check.needs not in bad or each.level is Level.ok
     ]
+
+
+def _deeply(before: Sequence[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
+    """Findings of the deep checks, one after the other as each takes the whole machine."""
+    bad = {topic for topic, each in before if each.level is not Level.ok}
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with Console(stderr=True).status("comparing engines (minutes)"):
+        return [(check.topic, answer(check)) for check in deep_checks() if check.needs not in bad]
 
 
 def show(findings: Sequence[tuple[str, Finding]], console: Console) -> None:

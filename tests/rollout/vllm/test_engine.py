@@ -100,13 +100,14 @@ def test_a_completion_depends_on_its_seed_and_not_on_the_batch(
 
 def test_a_completion_ends_with_the_policys_own_end_tokens(engine: VllmEngine, policy: Policy) -> None:
     free = engine.generate(requests(per_prompt=5))
-    policy.eos_ids = tuple({rollout.completion_ids[3] for rollout in free})
-    for whole, cut in zip(free, engine.generate(requests(per_prompt=5)), strict=True):
-        place = next((i for i, token in enumerate(whole.completion_ids) if token in policy.eos_ids), None)
-        assert cut.completion_ids == (
-            whole.completion_ids if place is None else whole.completion_ids[: place + 1]
-        )
-        assert cut.finish_reason == ("length" if place is None else "stop")
+    policy.eos_ids += tuple({r.completion_ids[2] for r in free if len(r.completion_ids) == 16})
+    again = engine.generate(requests(per_prompt=5))
+    for whole, cut in zip(free, again, strict=True):
+        ids = whole.completion_ids
+        end = next((i + 1 for i, token in enumerate(ids) if token in policy.eos_ids), len(ids))
+        assert cut.completion_ids == ids[:end]
+        assert cut.finish_reason == ("stop" if ids[end - 1] in policy.eos_ids else "length")
+    assert any(len(cut.completion_ids) < 16 for cut in again)
 
 
 def test_a_stop_text_ends_a_completion_and_stays_part_of_it(engine: VllmEngine, policy: Policy) -> None:

@@ -184,6 +184,7 @@ def _arguments(settings: VllmEngine, home: Path, socket: Path, *, dtype: torch.d
         "--enable-scale-out": True,  # the call with token ids in and out
         "--enable-sleep-mode": gpu,
         "--disable-log-stats": True,
+        "--disable-uvicorn-access-log": True,  # a line for every completion
     }
     processors = ["--logits-processors", *settings.logits_processors] if settings.logits_processors else []
     return [*given, *(flag for flag, on in switches.items() if on), *processors]
