@@ -158,8 +158,9 @@ def _fill_suites(frozen: Frozen, parts: Parts) -> None:
         if node:
             _fill_files(node, folder=Path(frozen["store"]) / "data")
     model = frozen.get("model")
-    for node in [model, data, *settings["suites"].values()]:
-        if node and node.get("path") and not (node is model and _on_hub(node)):
+    here = [] if model and _on_hub(model) else [model]
+    for node in [*here, data, *settings["suites"].values()]:
+        if node and node.get("path"):
             node["path"] = str(_absolute(node["path"]))
 
 
@@ -180,7 +181,7 @@ def _fill_files(node: dict[str, Any], *, folder: Path) -> None:
 
 def _on_hub(model: Mapping[str, Any]) -> bool:
     """Whether the model's path is a hub id: OWNER/NAME with a commit, or of no folder here."""
-    path = model["path"]
+    path = model.get("path", "")
     return is_hub_id(path) and bool(model.get("commit") or not Path(path).is_dir())
 
 
