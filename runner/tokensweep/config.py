@@ -153,6 +153,7 @@ class RunConf:
     data: Any = MISSING
     prompt: Any = MISSING
     rollout: Any = MISSING
+    trainable: Any = MISSING
     sampling: SamplingConf = field(default_factory=SamplingConf)
     batch: BatchConf = field(default_factory=BatchConf)
     optim: OptimConf = field(default_factory=OptimConf)
