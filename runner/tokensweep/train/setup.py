@@ -17,6 +17,7 @@ from tokensweep.problems import ProblemSource
 from tokensweep.registry import build
 from tokensweep.rollout import Engine, SamplingSpec
 from tokensweep.rollout.reference import HfEngine
+from tokensweep.train.activations import recompute_layers
 from tokensweep.train.collect import Collector
 from tokensweep.train.ranks import Ranks
 
@@ -139,20 +140,23 @@ def fitting_problems(prompt: Prompt, source: ProblemSource, encode: Encode) -> t
 
 def policy_of(config: Mapping[str, Any], parts: Parts, *, checkpoint: Path | None) -> Policy:
     """The policy of the run as it starts, or as its checkpoint has it."""
-    return parts.trainable.policy(
+    policy = parts.trainable.policy(
         parts.model_folder, checkpoint=checkpoint, seed=config["seed"], device=parts.device
     )
+    if config["compute"].get("activation_checkpointing", False):  # configs of older runs do not have it
+        recompute_layers(policy)
+    return policy
 
 
-def optimizer_of(policy: Policy, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """AdamW over all trained parameters, weight decay on all of them."""
+def optimizer_of(policy: Policy, settings: Mapping[str, Any], *, fused: bool = True) -> torch.optim.Optimizer:
+    """AdamW over all trained parameters, weight decay on all of them; its state is in their number format."""
     return torch.optim.AdamW(
         list(policy.trained.values()),
         lr=settings["lr"],
         betas=(settings["beta1"], settings["beta2"]),
         eps=settings["eps"],
         weight_decay=settings["weight_decay"],
-        fused=True,
+        fused=fused,
     )
 
 

@@ -120,7 +120,8 @@ class _Training:
         self.progress = found.progress if found else Progress()
         with ranks.agreed():
             self.policy = policy_of(config, parts, checkpoint=found.folder if found else None)
-            self.optimizer = optimizer_of(self.policy, config["optim"])
+            fused = config["compute"].get("fused_optimizer", True)  # older configs do not have it
+            self.optimizer = optimizer_of(self.policy, config["optim"], fused=fused)
             if found:
                 load_optimizer(found.folder, policy=self.policy, optimizer=self.optimizer)
             parts.engine.load(self.policy, version=self.progress.step)
