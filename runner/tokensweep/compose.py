@@ -191,7 +191,7 @@ def _absolute(path: str) -> Path:
 
 def _check_components(frozen: Frozen, parts: Parts) -> None:
     """Build every component once: range errors of their fields belong before the start."""
-    for where in ("model", "data", "rollout", "prompt"):
+    for where in ("model", "data", "rollout", "prompt", "trainable"):
         if frozen.get(where):
             parts.component(where, frozen[where])
     for name, suite in frozen["eval"]["suites"].items():

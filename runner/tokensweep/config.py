@@ -110,11 +110,18 @@ class StoreRolloutsConf:
 
 @dataclass
 class ComputeConf:
-    """Where a run computes. Not part of its identity, except the number format."""
+    """How a run computes. Not part of its identity, except the number format.
+
+    ``dtype`` is that of the matrix products in training and of its rollouts. Weights, gradients, optimiser
+    state and what the loss is made of stay in float32, so that small updates add up; an evaluation loads the
+    weights in ``dtype``.
+    """
 
     threads: int = 1
     device: str = "auto"
     dtype: str = "float32"
+    activation_checkpointing: bool = False  # the same gradients in less memory, for one forward more
+    fused_optimizer: bool = True  # AdamW in one kernel; false: several, the last bits may differ
     hang_s: int = 1800  # a job without a new step or sample for that long is ended; 0: never
 
 
@@ -153,6 +160,7 @@ class RunConf:
     data: Any = MISSING
     prompt: Any = MISSING
     rollout: Any = MISSING
+    trainable: Any = MISSING
     sampling: SamplingConf = field(default_factory=SamplingConf)
     batch: BatchConf = field(default_factory=BatchConf)
     optim: OptimConf = field(default_factory=OptimConf)

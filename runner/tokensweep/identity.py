@@ -25,7 +25,10 @@ from tokensweep.registry import KIND, defaults_of, labels_of
 SCHEMA_VERSION = 1  # raise when the meaning or the default of an identity key changes
 
 _IDENTITY_KEYS = ("seed", "steps", "method", "model", "data", "rollout", "sampling", "batch", "optim")
-_DEFAULT_PROMPT = {KIND: "prompt/model"}
+_NEUTRAL = {
+    "prompt": {KIND: "prompt/model"},
+    "trainable": {KIND: "trainable/full"},
+}  # came after the first runs
 _LABELS = ("name", "paper", "evidence")  # of the method: say where it is from, not what it does
 _TRAINING_CODE = (
     "loss",
@@ -57,6 +60,7 @@ def identity_of(frozen: Mapping[str, Any]) -> dict[str, Any]:
         "dtype": frozen["compute"]["dtype"],
         **stripped,
         **prompt_identity(frozen),
+        **_unless_neutral("trainable", frozen),
         **_order(frozen["method"]),
     }
 
@@ -69,9 +73,14 @@ def _order(method: Mapping[str, Any]) -> dict[str, Any]:
 
 def prompt_identity(frozen: Mapping[str, Any]) -> dict[str, Any]:
     """``{"prompt": ...}`` where prompts are wrapped otherwise than the model says, else nothing."""
-    node = frozen.get("prompt")
-    known = _without_defaults(node, None) if node else _DEFAULT_PROMPT
-    return {} if known == _DEFAULT_PROMPT else {"prompt": known}
+    return _unless_neutral("prompt", frozen)
+
+
+def _unless_neutral(key: str, frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """A component of the config under its key; nothing where it changes nothing or an old config lacks it."""
+    node = frozen.get(key)
+    known = _without_defaults(node, None) if node else _NEUTRAL[key]
+    return {} if known == _NEUTRAL[key] else {key: known}
 
 
 @cache

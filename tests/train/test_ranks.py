@@ -47,6 +47,7 @@ _METHODS = (
     "gspo",
     "grpo_kl",
 )
+_NAMES = (*_METHODS, "idle", "lora")
 _NEAR = 1e-5  # weights move by up to 0.08; two orders of adding the same gradients differ by less than 1e-6
 _VARIABLES = {
     "RANK": "1",
@@ -72,6 +73,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_config: Make) -> Pat
         method = {**json.loads((_GOLDEN / f"{name}.json").read_text()), "updates_per_batch": 2}
         configs[name] = small_config(steps=4, method=method, store_rollouts={"every": 2, "share": 1.0})
     configs["idle"] = small_config(steps=4, batch__micro_tokens=4096)  # one micro-batch, for two ranks
+    configs["lora"] = {**small_config(steps=4), "trainable": {"_component_": "trainable/lora", "rank": 4}}
     (folder / "configs.json").write_text(json.dumps(configs))
     done = subprocess.run(
         [sys.executable, str(_SCRIPT), str(folder / "configs.json"), str(folder)],
@@ -106,7 +108,7 @@ def error(folder: Path, what: str, rank: int) -> dict[str, Any]:
     return told
 
 
-@pytest.mark.parametrize("name", [*_METHODS, "idle"])
+@pytest.mark.parametrize("name", _NAMES)
 def test_two_ranks_end_with_the_weights_of_one(trained: Path, name: str) -> None:
     assert ends(trained, f"two/{name}") == [0, 0]
     one, two = weights(trained / "one" / name), weights(trained / "two" / name)
@@ -115,7 +117,7 @@ def test_two_ranks_end_with_the_weights_of_one(trained: Path, name: str) -> None
     torch.testing.assert_close(two, one, rtol=0, atol=_NEAR)
 
 
-@pytest.mark.parametrize("name", [*_METHODS, "idle"])
+@pytest.mark.parametrize("name", _NAMES)
 def test_two_ranks_have_the_metrics_of_one(trained: Path, name: str) -> None:
     one, two = results(trained / "one" / name), results(trained / "two" / name)
     assert len(two) == 4

@@ -3,6 +3,11 @@
 ``step-000020/`` is a Hugging Face folder (config, weights, tokenizer) plus ``optimizer.safetensors`` and
 ``state.json``. It is written beside its place and renamed, so a reader sees all of it or nothing; sizes and
 hashes in ``state.json`` catch what a file system lost after the rename. Nothing is pickled.
+
+With ``trainable=lora`` the weights are those of base and adapters together, for whoever reads the model, and
+``adapter/`` holds the adapters alone, in peft's format, with a hash of the base model's weights. Training
+goes on from these adapters and from the base model, which is not stored again: merged weights are rounded,
+and no adapter can be got back from them. The optimiser has a state for the trained parameters only.
 """
 
 from __future__ import annotations
@@ -82,10 +87,10 @@ def save_checkpoint(
         "threads": torch.get_num_threads(),
         "ranks": ranks,
         "torch": torch.__version__,
-        "files": {path.name: _fingerprint(path) for path in sorted(partial.iterdir())},
+        "files": {path.relative_to(partial).as_posix(): _fingerprint(path) for path in _files(partial)},
     }
     (partial / _STATE).write_text(json.dumps(state, indent=1))
-    for path in [*partial.iterdir(), partial]:
+    for path in [*partial.rglob("*"), partial]:
         _fsync(path)
     if folder.exists():
         _remove(folder)  # one that was skipped as damaged
@@ -146,7 +151,7 @@ def load_optimizer(folder: Path, *, policy: Policy, optimizer: torch.optim.Optim
         state.setdefault(index_of[name], {})[field] = value
     if state and len(state) < len(index_of):  # empty: no optimiser step has been made yet
         raise ValueError(
-            f"{folder / _OPTIMIZER} must have a state for all parameters of the model: it is of another one"
+            f"{folder / _OPTIMIZER} must have a state for all parameters of its run: it is of another model"
         )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -162,7 +167,7 @@ def _optimizer_tensors(policy: Policy, optimizer: torch.optim.Optimizer) -> dict
 
 
 def _trained_names(policy: Policy) -> list[str]:
-    return [name for name, _ in policy.model.named_parameters()]
+    return list(policy.trained)
 
 
 def _open(folder: Path, *, owner: str) -> Checkpoint:
@@ -198,6 +203,10 @@ def _damage(folder: Path) -> str | None:
         if _fingerprint(folder / name) != expected:
             return f"{name} is not what was written"
     return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _fingerprint(path: Path) -> str:

@@ -114,7 +114,12 @@ def rows_of(batch: Batch, rollouts: Tensor) -> Tensor:
 
 
 def autocast(policy: Policy, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """With ``dtype`` bfloat16 the matrix products inside are in it; nothing happens with float32."""
+    """With ``dtype`` bfloat16 the matrix products inside are in it; nothing happens with float32.
+
+    Weights stay in float32 and are rounded at each use, so a step too small for bfloat16 is not lost.
+    Embeddings and norms are not rounded at all: an engine that loads the weights in bfloat16 samples from a
+    slightly other policy, one that shares the trainer's does not.
+    """
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(policy.device.type, dtype=dtype)

@@ -12,10 +12,12 @@ import torch
 from tokensweep.loss.method import Method, build_method
 from tokensweep.models.policy import Policy
 from tokensweep.models.prompts import Encode, Prompt, fitting, prompt_of
+from tokensweep.models.trainable import Trainable, trainable_of
 from tokensweep.problems import ProblemSource
 from tokensweep.registry import build
 from tokensweep.rollout import Engine, SamplingSpec
 from tokensweep.rollout.reference import HfEngine
+from tokensweep.train.activations import recompute_layers
 from tokensweep.train.collect import Collector
 from tokensweep.train.ranks import Ranks
 
@@ -43,6 +45,7 @@ class Parts:
     source: ProblemSource
     engine: Engine
     method: Method
+    trainable: Trainable
     model_folder: Path  # weights that the run starts from
     prompt: Prompt
     chat: bool  # what the model says of itself
@@ -70,6 +73,7 @@ def assemble(config: Mapping[str, Any], *, cache: Path) -> Parts:
         source=source,
         engine=build(config["rollout"]),
         method=method,
+        trainable=trainable_of(config),
         model_folder=model.materialise(data=source, cache=cache),
         prompt=prompt_of(config),
         chat=model.chat,
@@ -134,15 +138,25 @@ def fitting_problems(prompt: Prompt, source: ProblemSource, encode: Encode) -> t
         raise DataError(str(error)) from error
 
 
-def optimizer_of(policy: Policy, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """AdamW over all parameters, weight decay on all of them."""
+def policy_of(config: Mapping[str, Any], parts: Parts, *, checkpoint: Path | None) -> Policy:
+    """The policy of the run as it starts, or as its checkpoint has it."""
+    policy = parts.trainable.policy(
+        parts.model_folder, checkpoint=checkpoint, seed=config["seed"], device=parts.device
+    )
+    if config["compute"].get("activation_checkpointing", False):  # configs of older runs do not have it
+        recompute_layers(policy)
+    return policy
+
+
+def optimizer_of(policy: Policy, settings: Mapping[str, Any], *, fused: bool = True) -> torch.optim.Optimizer:
+    """AdamW over all trained parameters, weight decay on all of them; its state is in their number format."""
     return torch.optim.AdamW(
-        policy.model.parameters(),
+        list(policy.trained.values()),
         lr=settings["lr"],
         betas=(settings["beta1"], settings["beta2"]),
         eps=settings["eps"],
         weight_decay=settings["weight_decay"],
-        fused=True,
+        fused=fused,
     )
 
 

@@ -19,7 +19,6 @@ from tokensweep.ledger import Attempt, Kind
 from tokensweep.loss.method import Memory, Method, adapt, at_step
 from tokensweep.loss.objective import Prepared, prepare
 from tokensweep.loss.tables import Batch
-from tokensweep.models.policy import Policy
 from tokensweep.seeds import derive_seed
 from tokensweep.train import metrics as measure
 from tokensweep.train.batch import Plan, build_batch, divide, own_part
@@ -41,6 +40,7 @@ from tokensweep.train.setup import (
     assemble_everywhere,
     collector_of,
     optimizer_of,
+    policy_of,
     prepare_torch,
     reference_policy,
 )
@@ -119,8 +119,9 @@ class _Training:
         self.checkpoint = found.folder if found else parts.model_folder
         self.progress = found.progress if found else Progress()
         with ranks.agreed():
-            self.policy = Policy(self.checkpoint, device=parts.device)
-            self.optimizer = optimizer_of(self.policy, config["optim"])
+            self.policy = policy_of(config, parts, checkpoint=found.folder if found else None)
+            fused = config["compute"].get("fused_optimizer", True)  # older configs do not have it
+            self.optimizer = optimizer_of(self.policy, config["optim"], fused=fused)
             if found:
                 load_optimizer(found.folder, policy=self.policy, optimizer=self.optimizer)
             parts.engine.load(self.policy, version=self.progress.step)
@@ -173,7 +174,7 @@ class _Training:
         values |= throughput(
             values, watch.seconds, policy=self.policy, dtype=self.parts.dtype, ranks=self.ranks
         )
-        check_same_weights(list(self.policy.model.parameters()), ranks=self.ranks, step=number)
+        check_same_weights(list(self.policy.trained.values()), ranks=self.ranks, step=number)
         # Before the checkpoint: what is in a checkpoint is never computed again, so its row must be there.
         with self.ranks.agreed():
             if self.attempt is not None:

@@ -109,7 +109,7 @@ class Updater:
         """Sum the gradients over the ranks; a parameter that has one anywhere has one everywhere."""
         if self.ranks.size == 1:
             return
-        parameters = list(self.scorer.policy.model.parameters())
+        parameters = list(self.scorer.policy.trained.values())
         has = self.ranks.rows(torch.tensor([p.grad is not None for p in parameters]))
         moved = [p for p, some in zip(parameters, torch.stack(has).any(0).tolist(), strict=True) if some]
         for parameter in moved:
@@ -120,7 +120,7 @@ class Updater:
     def _clip(self) -> float:
         """Limit the gradient's norm; gives back what it was before."""
         norm = float(
-            torch.nn.utils.clip_grad_norm_(self.scorer.policy.model.parameters(), self.grad_clip or math.inf)
+            torch.nn.utils.clip_grad_norm_(self.scorer.policy.trained.values(), self.grad_clip or math.inf)
         )
         if not math.isfinite(norm):
             raise NonFiniteError(
