@@ -4,8 +4,8 @@ Importing the package registers the options of the group ``model`` and stays lig
 to import and is only needed once a model is built or loaded.
 """
 
-from tokensweep.models import hf, smollm2, tiny
+from tokensweep.models import hf, smollm2, tiny, unreleased
 from tokensweep.models.prompts import encode_prompt
 from tokensweep.models.protocol import ModelSource
 
-__all__ = ["ModelSource", "encode_prompt", "hf", "smollm2", "tiny"]
+__all__ = ["ModelSource", "encode_prompt", "hf", "smollm2", "tiny", "unreleased"]
