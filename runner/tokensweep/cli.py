@@ -182,12 +182,24 @@ def _sweep(arguments: Sequence[str]) -> None:
 
 
 def _plan(arguments: Sequence[str]) -> None:
+    from rich.console import Console
+
     from tokensweep.orchestrate import dry_run
 
     options = _sweep_parser("plan").parse_args([a for a in arguments[1:] if a not in ("-m", "--multirun")])
     launcher, overrides = _launcher(options.overrides)
-    sweep = _multirun(overrides) if options.name == "train" else _load(options.name, overrides)
-    dry_run(sweep, launcher=launcher)
+    if options.name != "train":
+        dry_run(_load(options.name, overrides), launcher=launcher)
+        return
+    from tokensweep.memory.command import plan_memory
+    from tokensweep.memory.device import split_words
+
+    words, overrides = split_words(overrides)
+    sweep = _multirun(overrides)
+    plan_memory(sweep.jobs, words=words, console=Console())
+    elsewhere = words or any(text.startswith("site=") for text in overrides)
+    if launcher != "local" or not elsewhere:  # else only memory and time were asked for
+        dry_run(sweep, launcher=launcher)
 
 
 def _launcher(overrides: Sequence[str]) -> tuple[str, list[str]]:

@@ -102,7 +102,7 @@ def make_plan(sweep: Sweep, *, on_progress: Callable[[int], None] | None = None)
     runs: dict[str, PlannedRun] = {}
     config: Frozen = {}
     for done, job in enumerate(sweep.jobs, start=1):
-        config = _freeze(job, freezer)
+        config = freeze_job(job, freezer)
         run = _plan_run(config, contents, shared)
         runs.setdefault(run.run_id, run)
         entries.append(_entry(job, run, contents))
@@ -135,7 +135,8 @@ def _refuse_repeats(entries: Iterable[Mapping[str, Any]]) -> None:
         seen.add(cell)
 
 
-def _freeze(job: Job, freezer: Freezer) -> Frozen:
+def freeze_job(job: Job, freezer: Freezer) -> Frozen:
+    """The frozen config of a job. Raises ValueError that ends with its overrides."""
     where = f"\n  in the run: {' '.join(job.overrides)}"
     try:
         return freezer.freeze(job.overrides)

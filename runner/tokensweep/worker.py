@@ -96,7 +96,7 @@ class RunJob:
                 raise
             except Exception as error:
                 redact_error(error)
-                _record(attempt, error)  # first: the log may not be writable any more
+                _record(attempt, error, self.run_dir, ranks=place.size)  # first: the log may be lost
                 traceback.print_exc()
                 raise
             attempt.event(Kind.finished, **({"stage": self.stage.value} if rest else {}))
@@ -228,10 +228,16 @@ def classify(error: BaseException) -> Failure:
     return Failure.bad_config if isinstance(error, ValueError) else Failure.other
 
 
-def _record(attempt: Attempt, error: BaseException) -> None:
+def _record(attempt: Attempt, error: BaseException, run_dir: Path, *, ranks: int) -> None:
     """Write why the attempt failed into its ledger, also when the disk is full."""
+    kind, text = classify(error), str(error) or repr(error)
+    if kind is Failure.oom:
+        from tokensweep.memory.shortage import explain_shortage
+
+        text = explain_shortage(error, run_dir, ranks=ranks)
+        print(text)
     try:
-        attempt.event(Kind.failed, error=str(error) or repr(error), **{"class": classify(error).value})
+        attempt.event(Kind.failed, error=text, **{"class": kind.value})
     except OSError:
         attempt.failed(error)  # gives its reserved space back first
 

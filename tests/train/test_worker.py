@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -217,6 +218,27 @@ def test_a_worker_that_is_signalled_says_that_it_can_be_continued(
 
 def test_a_job_survives_pickling(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(RunJob(tmp_path))) == RunJob(tmp_path)
+
+
+def test_a_run_out_of_memory_says_where_and_what_to_change(
+    tmp_path: Path, small_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory: tried to allocate 3 GiB")
+
+    monkeypatch.setattr("tokensweep.train.trainer.Updater.update", full)
+    run_dir = planned(tmp_path, small_config())
+    with pytest.raises(torch.OutOfMemoryError):
+        RunJob(run_dir, Stage.train)()
+    event = read_events(run_dir)[-1]
+    assert event["class"] == "oom"
+    # 64 KB of weights and optimiser state are not in a figure with two digits after the point
+    assert re.match(
+        r"out of memory in the phase update: planned 0\.00 GB of \d+\.\d\d for update; lower "
+        r"batch\.micro_tokens=20; found \d+\.\d\d GB in use at most\. CUDA out of memory: tried to "
+        r"allocate 3 GiB",
+        event["error"],
+    )
 
 
 @pytest.mark.parametrize(

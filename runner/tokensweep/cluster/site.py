@@ -24,6 +24,7 @@ _SECRET = re.compile(
     r"\b\w*(TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|CREDENTIAL)\w*\s*=\s*['\"]?[^\s'\"$]", re.IGNORECASE
 )
 _HOUR_MIN = 60
+_OF_A_GPU = ("gpu_mem_gb", "gpu_tflops", "gpu_bandwidth_gb_s")
 
 
 @dataclass
@@ -49,6 +50,9 @@ class Site:
     constraint: str | None = None
     exclude: str | None = None  # nodes
     gpu_type: str | None = None  # as in --gpus-per-node=TYPE:N
+    gpu_mem_gb: float | None = None  # of one GPU, as it is sold: what `tokensweep plan train` plans with
+    gpu_tflops: float | None = None  # of one GPU in bfloat16 without sparsity, as its data sheet says
+    gpu_bandwidth_gb_s: float | None = None  # of its memory, as its data sheet says
     gpus: int = 1  # per node of a run
     cpus_per_gpu: int = 8
     mem_gb_per_gpu: float | None = 64.0
@@ -142,6 +146,7 @@ def _check(site: Site, path: Path) -> None:
         if isinstance(value, str) and not value.isprintable():
             raise ValueError(f"{path}: {key} must be one line of printable characters, got {value!r}")
     at_least = {"gpus": 0, "cpus_per_gpu": 1, "hours": 0.01, "max_parallel": 0, "signal_s": 1, "restarts": 0}
+    at_least.update({key: 1 for key in _OF_A_GPU if getattr(site, key) is not None})
     for key, low in at_least.items():
         if getattr(site, key) < low:
             raise ValueError(f"{path}: {key} must be at least {low:g}, got {getattr(site, key):g}")

@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 
 STATISTICS = frozenset({"logprobs", "entropy", "varentropy", "sum_p2"})
 
-_CPU_TILE = (512, 1024)  # 2 MB in float32: tile and exponential stay in the caches of one core
-_GPU_TILE = (1024, 4096)  # large enough to fill the device with each operation
+CPU_TILE = (512, 1024)  # 2 MB in float32: tile and exponential stay in the caches of one core
+GPU_TILE = (1024, 4096)  # large enough to fill the device with each operation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def linear_token_stats(
         raise ValueError(f"softcap must be positive, got {softcap}")
     dtype = _wide(hidden.dtype)
     scales = torch.as_tensor(scale, dtype=dtype, device=hidden.device).expand(targets.shape)
-    suited = _CPU_TILE if hidden.device.type == "cpu" else _GPU_TILE
+    suited = CPU_TILE if hidden.device.type == "cpu" else GPU_TILE
     tiles = _Tiles(rows=row_tile or suited[0], vocab=vocab_tile or suited[1])
     second, squares = "varentropy" in needs, "sum_p2" in needs
     apply: Any = _LinearTokenStats.apply  # untyped in torch

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tokensweep.models.protocol import Progress
+from tokensweep.models.shape import check_shape, read_architecture
 from tokensweep.models.store import check_folder, load_tokenizer
 from tokensweep.problems.dates import check_day
 from tokensweep.problems.protocol import ProblemSource
@@ -23,14 +24,19 @@ _CONTENT = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 @component("model", "hf")
 @dataclass(frozen=True)
 class HfModel:
-    """A folder (absolute ``path``) or a hub repository (``path: owner/name`` with its ``commit``)."""
+    """A folder (absolute ``path``) or a hub repository (``path: owner/name`` with its ``commit``).
 
-    LABELS: ClassVar[tuple[str, ...]] = ("path", "released")
+    ``shape`` repeats sizes of its config.json, under the same names, for plans made where the model is not;
+    weights with another config.json are refused.
+    """
+
+    LABELS: ClassVar[tuple[str, ...]] = ("path", "released", "shape")
 
     path: str = ""
     commit: str = ""  # 40 hex digits; hub only: a branch moves, so it identifies nothing
     chat: bool = True  # prompts go through the tokenizer's chat template
     released: str = ""  # day as 2025-04-28; empty: unknown. Benchmarks that are older may have been seen
+    shape: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_day("released", self.released)
@@ -48,13 +54,24 @@ class HfModel:
         target = self._target(cache)
         return load_tokenizer(target) if (target / "tokenizer.json").is_file() else None
 
+    def architecture(self, *, cache: Path) -> dict[str, Any] | None:
+        """``shape``, or where it is empty the config.json of the folder or of what was downloaded before."""
+        if self.shape:
+            return dict(self.shape)
+        folder = Path(self.path) if self._is_folder() else self._target(cache)
+        return read_architecture(folder)
+
     def materialise(
         self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None
     ) -> Path:
         """The folder itself, or the repository at its commit, downloaded into ``cache``.
 
-        Raises ValueError where the folder is no model, or the repository is neither there nor to be had.
+        Raises ValueError where the folder is no model, or the repository is neither there nor to be had, and
+        where its config.json differs from ``shape``.
         """
+        return check_shape(self._fetched(cache), self.shape)
+
+    def _fetched(self, cache: Path) -> Path:
         if self._is_folder():
             return self._check_folder()
         from huggingface_hub import snapshot_download  # slow to import, and needed for the hub only

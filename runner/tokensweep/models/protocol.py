@@ -28,6 +28,10 @@ class ModelSource(Protocol):
         """The tokenizer, or None where something would have to be built or fetched for it."""
         ...
 
+    def architecture(self, *, cache: Path) -> dict[str, Any] | None:
+        """The sizes of its config.json, ``model_type`` among them; None where they are not known yet."""
+        ...
+
     def materialise(
         self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None
     ) -> Path:

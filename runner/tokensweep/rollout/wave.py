@@ -14,7 +14,7 @@ from tokensweep.rollout.protocol import FinishReason, Progress, Request, Samplin
 from tokensweep.rollout.sampling import draw, sampler_logprobs
 from tokensweep.rollout.stops import StopTexts
 
-_COMPACT_BELOW = 0.75  # share of rows still running below which moving the cache pays
+COMPACT_BELOW = 0.75  # share of rows still running below which moving the cache pays
 
 Completion = tuple[tuple[int, ...], tuple[float, ...], FinishReason]  # ids, sampler logprobs, why it ended
 
@@ -48,7 +48,7 @@ class Wave:
             left = now
             if left == 0 or step + 1 == self.sampling.max_tokens:
                 break
-            if left < _COMPACT_BELOW * len(self.rows):
+            if left < COMPACT_BELOW * len(self.rows):
                 token = self._compact(token)
             self.logits = self._decode(token)
         if progress is not None and left:

@@ -68,6 +68,7 @@ FAMILIES: Mapping[str, str] = {
 WALL_CLOCK = ("time/", "throughput/")  # what a clock decided: the same run again has other values
 
 _PERCENTILES = (50, 80, 95)
+_IN_PHASE = "in the phase "
 
 
 def sampling_metrics(collected: Collected) -> dict[str, float]:
@@ -175,8 +176,14 @@ class Sums:
         return {f"loss/{name}": total / count for name, (total, count) in pairs.items() if count != 0}
 
 
+def phase_of(error: BaseException) -> str | None:
+    """The phase of a step (rollout, old_pass, update, sync) in which an error was raised; None: in none."""
+    notes = [note for note in getattr(error, "__notes__", []) if note.startswith(_IN_PHASE)]
+    return notes[-1].removeprefix(_IN_PHASE) if notes else None  # the outermost, as it was left last
+
+
 class Stopwatch:
-    """Wall seconds by phase."""
+    """Wall seconds by phase. An error that leaves a phase is told in which it was, see :func:`phase_of`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -187,6 +194,9 @@ class Stopwatch:
         start = time.perf_counter()
         try:
             yield
+        except Exception as error:
+            error.add_note(f"{_IN_PHASE}{name}")
+            raise
         finally:
             key = f"time/{name}_s"
             self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - start

@@ -27,7 +27,7 @@ _JOIN_S = (
     600.0  # from the first to the last rank's start; importing torch from a busy file system takes minutes
 )
 _ANSWER_S = 1800.0  # from one exchange to the next: what a rank does alone, such as a share of the rollouts
-_BUCKET = 1 << 24  # numbers that are sent at once, 64 MB in float32
+BUCKET = 1 << 24  # numbers that are sent at once, 64 MB in float32
 
 
 class RankLostError(RuntimeError):
@@ -271,7 +271,7 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """The tensors in order, some at a time; a large one by itself."""
     bucket: list[Tensor] = []
     for x in tensors:
-        if bucket and sum(y.numel() for y in bucket) + x.numel() > _BUCKET:
+        if bucket and sum(y.numel() for y in bucket) + x.numel() > BUCKET:
             yield bucket
             bucket = []
         bucket.append(x)
@@ -321,7 +321,7 @@ def fingerprint(x: Tensor) -> Tensor:
     """A number, int64, of the bits of a tensor and of their places; computed where it lies."""
     kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
     total = torch.zeros((), dtype=torch.int64, device=x.device)
-    for bits in torch.split(x.detach().flatten().view(kind), _BUCKET):
+    for bits in torch.split(x.detach().flatten().view(kind), BUCKET):
         odd = 2 * torch.arange(len(bits), device=x.device) + 1
         total = 31 * total + (bits * odd).sum()
     return total

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tokensweep.rollout.vllm.engine import VllmEngine
 
 _GB = 10**9
-_CPU_CACHE_GB = 1.0
+CPU_CACHE_GB = 1.0
 _LONGEST_SOCKET = 100  # bytes of a Unix socket's path; the kernel takes 107
 
 
@@ -162,7 +162,7 @@ def _socket_path(home: Path) -> Path:
 
 def _arguments(settings: VllmEngine, home: Path, socket: Path, *, dtype: torch.dtype, gpu: bool) -> list[str]:
     """The server's command line."""
-    cache_gb = settings.kv_cache_gb or (None if gpu else _CPU_CACHE_GB)
+    cache_gb = settings.kv_cache_gb or (None if gpu else CPU_CACHE_GB)
     way = settings.way(gpu=gpu)
     flags = {
         "--model": home,

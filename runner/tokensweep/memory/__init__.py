@@ -1,0 +1,1 @@
+"""What a run takes of a device, before it starts: memory by phase, time, and what to change if too much."""
