@@ -64,6 +64,20 @@ class LoraPolicy(Policy):
         else:
             self._load(checkpoint / FOLDER)
 
+    @property
+    def rank(self) -> int:
+        """Rank of the adapters."""
+        return int(self._config.r)
+
+    def base_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The frozen weights, named as in the base model's checkpoint; the policy's own, so copy them."""
+        plain = (
+            (name.replace(".base_layer.", "."), tensor)
+            for name, tensor in held_weights(self.model).items()
+            if name not in self.trained
+        )
+        return as_in_checkpoint(self.model, plain)
+
     def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
         """As :meth:`Policy.merged_weights`; a merged tensor is a new one, made when it is asked for."""
         return as_in_checkpoint(self.model, self._merged())

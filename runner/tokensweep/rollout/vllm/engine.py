@@ -129,7 +129,8 @@ class VllmEngine:
         """Free the GPU's memory until the next ``load`` or ``generate``; nothing to do on a CPU."""
         on_gpu = self._policy is not None and self._policy.device.type == "cuda"
         if self._serving is not None and self._serving.process is not None and on_gpu and not self._asleep:
-            self._serving.client.call("/sleep", params={"level": 2})  # the next load brings weights
+            level = 1 if self.weights is Way.adapter else 2  # 2 drops the weights: the next load brings all
+            self._serving.client.call("/sleep", params={"level": level})
             self._asleep = True
 
     def close(self) -> None:

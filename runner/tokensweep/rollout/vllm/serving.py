@@ -20,7 +20,14 @@ from tokensweep.rollout.vllm.errors import EngineError
 from tokensweep.rollout.vllm.plugin import FILE_BACKEND
 from tokensweep.rollout.vllm.probe import Sequences
 from tokensweep.rollout.vllm.process import ServerProcess
-from tokensweep.rollout.vllm.weights import FileTransfer, Transfer, Way, write_weights
+from tokensweep.rollout.vllm.weights import (
+    Adapted,
+    AdapterTransfer,
+    FileTransfer,
+    Transfer,
+    Way,
+    write_weights,
+)
 from tokensweep.rollout.vllm.wire import completion_body, rollout_of, scores_of, scoring_body
 
 if TYPE_CHECKING:
@@ -29,6 +36,8 @@ if TYPE_CHECKING:
 
 _GB = 10**9
 CPU_CACHE_GB = 1.0
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM reserves room for
+_ADAPTERS = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
 _LONGEST_SOCKET = 100  # bytes of a Unix socket's path; the kernel takes 107
 
 
@@ -44,6 +53,7 @@ class Serving:
         end: Callable[[], Any],
     ) -> None:
         self.client, self.process, self._transfer = client, process, transfer
+        self._model: str | None = None  # the name of an adapter
         self._end = weakref.finalize(self, end)  # also when this process leaves without a word
         self.limit = int(
             client.get("/v1/models")["data"][0]["max_model_len"]
@@ -51,7 +61,7 @@ class Serving:
 
     def send(self, policy: Policy, *, version: int) -> None:
         """Give it the policy's weights; what it remembers of old ones is forgotten."""
-        self._transfer.send(policy, version=version)
+        self._model = self._transfer.send(policy, version=version)
         self.client.call("/reset_prefix_cache")
 
     def score(self, sequences: Sequences) -> list[float]:
@@ -61,7 +71,7 @@ class Serving:
         def answered(index: int, answer: Mapping[str, Any]) -> None:
             told[index] = scores_of(sequences[index], answer)
 
-        self.client.complete([scoring_body(ids) for ids in sequences], answered=answered)
+        self.client.complete([scoring_body(ids, model=self._model) for ids in sequences], answered=answered)
         return [value for index in range(len(sequences)) for value in told[index]]
 
     def draw(
@@ -79,7 +89,8 @@ class Serving:
             key = keys[place]
             drawn(key, rollout_of(requests[key], answer, version=version))
 
-        bodies = [completion_body(request, eos_ids=eos_ids) for request in requests.values()]
+        model = self._model
+        bodies = [completion_body(each, eos_ids=eos_ids, model=model) for each in requests.values()]
         self.client.complete(bodies, answered=answered)
 
     def close(self) -> None:
@@ -94,10 +105,12 @@ def start_server(settings: VllmEngine, policy: Policy, *, version: int) -> Servi
     dtype, gpu = settings.dtype_for(policy), policy.device.type == "cuda"
     policy.model.config.save_pretrained(home)
     policy.tokenizer.save_pretrained(home)
-    write_weights(policy, home, dtype=dtype)
+    adapted = _adapted(settings, policy)
+    weights = adapted.base_weights() if adapted else policy.merged_weights()
+    write_weights(weights, home, dtype=dtype)
     client = ServerClient(uds=socket, connections=2 * settings.max_num_seqs)
     process = ServerProcess(
-        _arguments(settings, home, socket, dtype=dtype, gpu=gpu),
+        [*_arguments(settings, home, socket, dtype=dtype, gpu=gpu), *_lora_arguments(adapted)],
         environment=_environment(policy),
         log=home / "server.log",
     )
@@ -110,8 +123,11 @@ def start_server(settings: VllmEngine, policy: Policy, *, version: int) -> Servi
     try:
         process.await_healthy(client, patience_s=settings.start_s)
         client.call("/update_weight_version", json={"new_version": str(version)})
-        transfer = _transfer(settings, client, home, dtype=dtype, gpu=gpu)
-        return Serving(client, transfer, process=process, end=end)
+        transfer = _transfer(settings, client, home, policy=policy)
+        serving = Serving(client, transfer, process=process, end=end)
+        if adapted is not None:
+            serving.send(policy, version=version)
+        return serving
     except BaseException:
         end()
         raise
@@ -126,16 +142,20 @@ def find_server(settings: VllmEngine, policy: Policy) -> Serving:
             "leave rollout.server empty for one of the run's own"
         )
     home = new_home()
-    gpu = policy.device.type == "cuda"
-    transfer = _transfer(settings, client, home, dtype=settings.dtype_for(policy), gpu=gpu)
+    transfer = _transfer(settings, client, home, policy=policy)
     return Serving(client, transfer, process=None, end=lambda: shutil.rmtree(home, ignore_errors=True))
 
 
-def _transfer(
-    settings: VllmEngine, client: ServerClient, home: Path, *, dtype: torch.dtype, gpu: bool
-) -> Transfer:
-    way = settings.way(gpu=gpu)
-    if way is Way.file:
+def _adapted(settings: VllmEngine, policy: Policy) -> Adapted | None:
+    """The policy, if its adapters are to be sent alone."""
+    return policy if settings.weights is Way.adapter and isinstance(policy, Adapted) else None
+
+
+def _transfer(settings: VllmEngine, client: ServerClient, home: Path, *, policy: Policy) -> Transfer:
+    way, dtype = settings.way(gpu=policy.device.type == "cuda"), settings.dtype_for(policy)
+    if _adapted(settings, policy):
+        return AdapterTransfer(client, home)
+    if way in (Way.file, Way.adapter):
         return FileTransfer(client, home, dtype=dtype)
     from tokensweep.rollout.vllm.device_transfer import DeviceTransfer  # imports vLLM
 
@@ -164,6 +184,7 @@ def _arguments(settings: VllmEngine, home: Path, socket: Path, *, dtype: torch.d
     """The server's command line."""
     cache_gb = settings.kv_cache_gb or (None if gpu else CPU_CACHE_GB)
     way = settings.way(gpu=gpu)
+    backend = way.value if way in (Way.ipc, Way.nccl) else FILE_BACKEND
     flags = {
         "--model": home,
         "--served-model-name": "policy",
@@ -176,7 +197,7 @@ def _arguments(settings: VllmEngine, home: Path, socket: Path, *, dtype: torch.d
         "--tensor-parallel-size": settings.tensor_parallel_size,
         "--logprobs-mode": "processed_logprobs",  # of the distribution that was drawn from
         "--generation-config": "vllm",  # nothing of the model's own sampling defaults
-        "--weight-transfer-config": json.dumps({"backend": FILE_BACKEND if way is Way.file else way.value}),
+        "--weight-transfer-config": json.dumps({"backend": backend}),
     }
     given = [str(part) for flag, value in flags.items() if value is not None for part in (flag, value)]
     switches = {
@@ -190,12 +211,25 @@ def _arguments(settings: VllmEngine, home: Path, socket: Path, *, dtype: torch.d
     return [*given, *(flag for flag, on in switches.items() if on), *processors]
 
 
+def _lora_arguments(adapted: Adapted | None) -> list[str]:
+    if adapted is None:
+        return []
+    rank = next((rank for rank in _LORA_RANKS if rank >= adapted.rank), None)
+    if rank is None:
+        raise ValueError(
+            f"rollout.weights=adapter takes ranks up to {_LORA_RANKS[-1]}, got {adapted.rank}: "
+            "take rollout.weights=file, which sends merged weights"
+        )
+    return ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(rank)]
+
+
 def _environment(policy: Policy) -> dict[str, str]:
     """What the server must know besides this process's environment."""
     if policy.device.type != "cuda":
-        return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        threads = str(torch.get_num_threads())
+        return {**_ADAPTERS, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": threads}
     index = torch.cuda.current_device() if policy.device.index is None else policy.device.index
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     own = devices.split(",")[index] if devices else str(index)
     # CUDA handles of the trainer's own weights come pickled; the socket is in a folder of this user alone.
-    return {"CUDA_VISIBLE_DEVICES": own, "VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
+    return {**_ADAPTERS, "CUDA_VISIBLE_DEVICES": own, "VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}

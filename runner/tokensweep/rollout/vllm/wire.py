@@ -12,8 +12,8 @@ from tokensweep.rollout.vllm.errors import EngineError
 _MISSING = -9999.0  # what vLLM writes for a log-probability that it does not have or that is -inf
 
 
-def completion_body(request: Request, *, eos_ids: Sequence[int]) -> dict[str, Any]:
-    """What to ask for a rollout."""
+def completion_body(request: Request, *, eos_ids: Sequence[int], model: str | None = None) -> dict[str, Any]:
+    """What to ask for a rollout; ``model`` names an adapter."""
     spec = request.sampling
     sampling: dict[str, Any] = {
         "temperature": spec.temperature,
@@ -30,13 +30,13 @@ def completion_body(request: Request, *, eos_ids: Sequence[int]) -> dict[str, An
     }
     if request.rules:
         sampling["extra_args"] = dict(request.rules)
-    return {"token_ids": list(request.prompt_ids), "sampling_params": sampling}
+    return _body(request.prompt_ids, sampling, model=model)
 
 
-def scoring_body(token_ids: Sequence[int]) -> dict[str, Any]:
+def scoring_body(token_ids: Sequence[int], *, model: str | None = None) -> dict[str, Any]:
     """What to ask for the log-probabilities of given tokens."""
     sampling = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
-    return {"token_ids": list(token_ids), "sampling_params": sampling}
+    return _body(token_ids, sampling, model=model)
 
 
 def scores_of(token_ids: Sequence[int], answer: Mapping[str, Any]) -> list[float]:
@@ -79,6 +79,11 @@ def rollout_of(request: Request, answer: Mapping[str, Any], *, version: int) -> 
         finish_reason=cast(FinishReason, reason),
         weights_version=version,
     )
+
+
+def _body(token_ids: Sequence[int], sampling: Mapping[str, Any], *, model: str | None) -> dict[str, Any]:
+    named = {"model": model} if model else {}
+    return {"token_ids": list(token_ids), "sampling_params": sampling, **named}
 
 
 def _number(logprob: float | None, index: int) -> float:
