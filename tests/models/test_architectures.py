@@ -16,6 +16,7 @@ from tokensweep.models.policy import Policy
 from tokensweep.rollout import Engine, Request, SamplingSpec
 from tokensweep.rollout.embedded import TorchEngine
 from tokensweep.rollout.reference import HfEngine
+from tokensweep.train.activations import recompute_layers
 from tokensweep.train.trainer import run_training
 
 FolderOf = Callable[[str], Path]
@@ -47,6 +48,21 @@ def test_sampler_logprobs_equal_a_full_forward_of_transformers(
         start = len(request.prompt_ids) - 1
         expected = [float(table[start + i, token]) for i, token in enumerate(rollout.completion_ids)]
         assert rollout.sampler_logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_layers_that_are_run_again_give_the_same_gradients(folder_of: FolderOf, architecture: str) -> None:
+    folder = folder_of(architecture)
+    plain, again = Policy(folder), Policy(folder)
+    recompute_layers(again)
+    for policy in (plain, again):
+        states = policy.hidden(torch.arange(2, 22), torch.tensor([0, 3, 14, 20]))
+        states.square().sum().backward()  # type: ignore[no-untyped-call]  # torch
+    given, expected = (
+        {name: x.grad for name, x in policy.trained.items() if x.grad is not None}
+        for policy in (again, plain)
+    )
+    assert given.keys() == expected.keys()
+    assert all(torch.equal(given[name], gradient) for name, gradient in expected.items())
 
 
 def test_greedy_completions_are_those_of_generate(folder_of: FolderOf, architecture: str) -> None:

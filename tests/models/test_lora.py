@@ -18,7 +18,6 @@ from tokensweep.models.trainable import Full, Lora, trainable_of
 
 FolderOf = Callable[[str], Path]
 
-ARCHITECTURES = ["qwen3", "llama_tied", "llama_untied", "mixtral"]
 IDS = torch.tensor([5, 9, 2, 33, 7, 8, 11, 60])
 BOUNDS = torch.tensor([0, 3, 8])
 Q = "model.layers.0.self_attn.q_proj"
@@ -41,13 +40,11 @@ def states(policy: Policy) -> Tensor:
     return policy.hidden(IDS, BOUNDS)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_run_starts_from_the_states_of_the_base_model(folder_of: FolderOf, architecture: str) -> None:
     folder = folder_of(architecture)
     assert torch.equal(states(new(folder)), states(Policy(folder)))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_merged_weights_are_named_as_in_the_checkpoint_of_the_base(
     folder_of: FolderOf, architecture: str
 ) -> None:
@@ -55,7 +52,7 @@ def test_merged_weights_are_named_as_in_the_checkpoint_of_the_base(
     given, base = dict(moved(new(folder)).merged_weights()), load_file(folder / "model.safetensors")
     assert given.keys() == base.keys()
     changed = {name for name in base if not torch.equal(given[name], base[name])}
-    assert f"{Q}.weight" in changed
+    assert any(".self_attn." in name for name in changed)
     assert not any("norm" in name or "embed" in name or "head" in name for name in changed)
 
 
@@ -70,7 +67,6 @@ def test_a_merged_weight_is_the_base_and_the_scaled_product(
     torch.testing.assert_close(dict(policy.merged_weights())[f"{Q}.weight"], expected)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_saved_policy_is_a_plain_model_that_computes_the_same(
     folder_of: FolderOf, architecture: str, tmp_path: Path
 ) -> None:
