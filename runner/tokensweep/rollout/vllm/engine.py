@@ -71,6 +71,12 @@ class VllmEngine:
         self._asleep = False
         self.parity: Parity | None = None  # of the last load
 
+    def check_machine(self, *, device: str) -> None:
+        """Raise ValueError for a vLLM that is missing or of the wrong build."""
+        if not self.server:
+            cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+            check_installed(cuda=cuda)
+
     def load(self, policy: Policy, *, version: int) -> None:
         """Give the engine the policy's weights and check that it has them.
 

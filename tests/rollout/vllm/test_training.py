@@ -1,0 +1,44 @@
+"""Training and evaluation with vLLM's CPU build: the whole chain, also after it was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokensweep.cli import main
+from tokensweep_analysis.samples import read_samples
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["tokensweep", *arguments])
+    main()
+
+
+def rows(store: Path) -> list[dict[str, Any]]:
+    """The metrics of the store's only run, by step."""
+    (metrics,) = store.glob("runs/*/attempts/*/metrics.jsonl")
+    return [json.loads(line)["metrics"] for line in metrics.read_text().splitlines()]
+
+
+@pytest.mark.vllm
+def test_a_run_trains_on_vllms_rollouts_and_is_evaluated_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = ["model.hidden=64", "model.layers=2", "model.heads=2", "model.mlp=96", "model.steps=150"]
+    command = [
+        *("train", "scale=smoke", "method=[grpo,tis]", "rollout=vllm", "rollout.kv_cache_gb=0.1"),
+        *("rollout.max_num_seqs=32", "eval.held_out=4", *shape, f"store={tmp_path}"),
+    ]
+    run(monkeypatch, *command)
+    first, second = rows(tmp_path)
+    assert {first["updates"], second["updates"]} >= {2.0}
+    for row in (first, second):  # on-policy up to float noise: the engine has the weights of the step
+        assert row.get("mismatch/max", 0.0) < 1e-3
+    samples = [read_samples(folder) for folder in tmp_path.glob("runs/*/evals/*")]
+    assert [len(each) for each in samples] == [8]  # four problems, two samples each
+    capsys.readouterr()
+    run(monkeypatch, *command)
+    assert "1 finished before" in capsys.readouterr().out
