@@ -44,7 +44,7 @@ class ServerClient:
             return False
 
     def call(self, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None) -> Any:
-        """POST and give back the answer's JSON."""
+        """POST and give back the answer's JSON, or its text."""
         return self._said("POST", path, json=json, params=params)
 
     def get(self, path: str) -> Any:
@@ -71,7 +71,8 @@ class ServerClient:
         except httpx.TransportError as error:
             raise _lost(self.address, path, error) from error
         _check(path, response)
-        return response.json() if response.content else None
+        is_json = response.headers.get("content-type", "").startswith("application/json")
+        return response.json() if is_json else response.text
 
     async def _complete(
         self, bodies: Sequence[Mapping[str, Any]], answered: Callable[[int, Mapping[str, Any]], None]

@@ -43,6 +43,8 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         initialize_layerwise_reload(self.model)
+        if self.device.type == "cpu":
+            forget_expert_kernels(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """As the base class, without its synchronisation of an accelerator that may not be there."""
@@ -63,6 +65,18 @@ class FileWeightTransferEngine(WeightTransferEngine[FileInitInfo, FileUpdateInfo
 
     def shutdown(self) -> None:
         """Nothing is held."""
+
+
+def forget_expert_kernels(model: Any) -> None:
+    """Have the reload build the kernels of experts anew, as at the start.
+
+    vLLM 0.32 takes a kernel that is there for a sign of an update, which replaces weights in place. Those of
+    the CPU kernel are packed, though, and an update leaves that out: experts would compute nonsense.
+    """
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
 
 
 def repack_tied_head(model: Any) -> None:
