@@ -74,7 +74,7 @@ def test_layers_that_are_run_again_give_the_same_gradients_from_less_memory(
     base: Path, trainable: Trainable, dtype: torch.dtype
 ) -> None:
     plain, again = (trainable.policy(base, checkpoint=None, seed=0) for _ in range(2))
-    recompute_layers(again)
+    recompute_layers(again.model)
     expected, all_kept = gradients(plain, dtype)
     given, kept = gradients(again, dtype)
     assert len(expected) >= 2 * 7
@@ -86,7 +86,7 @@ def test_layers_that_are_run_again_give_the_same_gradients_from_less_memory(
 
 def test_layers_are_run_once_where_no_gradient_is_wanted(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Policy(base)
-    recompute_layers(policy)
+    recompute_layers(policy.model)
     monkeypatch.setattr(activations, "checkpoint", None)  # whoever calls it fails
     with torch.no_grad():
         assert torch.equal(policy.hidden(IDS, BOUNDS), Policy(base).hidden(IDS, BOUNDS))
@@ -96,7 +96,7 @@ def test_a_model_without_layers_to_run_again_is_refused(base: Path) -> None:
     policy = Policy(base)
     policy.model = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="layers that transformers can run again, but Linear has none"):
-        recompute_layers(policy)
+        recompute_layers(policy.model)
 
 
 def test_a_run_that_keeps_less_ends_with_the_same_bits(

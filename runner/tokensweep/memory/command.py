@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tokensweep.compose import Freezer, Frozen
 from tokensweep.memory.device import GB, Device, device_of
-from tokensweep.memory.estimate import Phase, Work, peak, phases, recomputed, work_of
+from tokensweep.memory.estimate import Phase, Work, peak, phases, work_of
 from tokensweep.memory.fit import Change, fits, largest_micro_tokens, smallest_changes
 from tokensweep.memory.pace import MFU, Pace, pace_of
 from tokensweep.plan import freeze_job
@@ -167,24 +167,17 @@ def _span(seconds: tuple[float, float]) -> str:
 
 def _refuse(planned: _Planned, console: Console) -> None:
     """Say by how much it is too large, of what most is, and the smallest changes that help."""
-    device, work, most = planned.device, planned.work, peak(planned.work)
+    device, most = planned.device, peak(planned.work)
     told = [
         f"does not fit: {most.name} takes {most.total / GB:.1f} GB of each device, which has "
         f"{device.memory_gb:.4g}."
     ]
     if not device.on_cpu:
         told.append("More GPUs do not help, as every one holds the whole model.")
-    activations = most.parts.get("activations", 0.0)
-    if activations > device.memory_gb * GB / 2:
-        told.append(
-            f"Activations of a forward of {work.forward:,} tokens are {activations / GB:.1f} GB; with layers "
-            f"computed again in the backward, which the trainer does not do, they would be "
-            f"{recomputed(work) / GB:.1f}."
-        )
     changes = smallest_changes(planned.frozen, device)
     told += [f"{_change(change, device, first=change is changes[0])}" for change in changes]
     if not changes:
-        told.append("No two changes of settings make it fit: take a smaller model or larger devices.")
+        told.append("No three changes of settings make it fit: take a smaller model or larger devices.")
     console.print(" ".join(told), style="red", highlight=False, markup=False)
 
 

@@ -19,11 +19,16 @@ from tokensweep.loss.method import Guarantee, Method, build_method
 from tokensweep.memory.device import GB, Device
 from tokensweep.memory.engines import OWN_WEIGHTS, drawing
 from tokensweep.memory.shapes import Kept, Parameters, kept, parameters
+from tokensweep.models.trainable import Lora, trainable_of
 from tokensweep.registry import build, defaults_of
 from tokensweep.train.ranks import BUCKET
 
 _PROMPT = 512  # tokens, where prompt.max_tokens says nothing
 _FULL = 4  # bytes of a float32
+_ROUNDED, _LAYER = "weights in 16 bits", "work of one layer"
+# What a layer has besides what it keeps, as shares of that: in a forward without a graph, which keeps
+# nothing, and in its backward. Measured on a CPU: 0.55 to 0.8 and 0.15 to 0.45, see tests/memory.
+_FORWARD, _BACKWARD = 0.75, 0.3
 _MOMENTS = 2  # of AdamW
 _TABLE_ROW = 3 * 8  # bytes per token of the batch: id, sequence and position, see loss.tables.Batch
 _TRAINED_ROW = 3 * 8 + 6 * 4 + 1  # per trained token: its indices, columns with advantage and weight, active
@@ -59,6 +64,8 @@ class Work:
     engine: Mapping[str, Any]
     ranks: int
     on_cpu: bool
+    lora: Lora | None  # adapters, where they alone are trained
+    recomputes: bool  # layers in the backward, see train.activations
     device_bytes: float  # of one device, for an engine that takes a share of it
 
     @property
@@ -85,12 +92,17 @@ class Work:
     @property
     def parameters(self) -> Parameters:
         """What the model is made of."""
-        return parameters(self.architecture)
+        return parameters(self.architecture, self.lora)
 
     @property
     def kept(self) -> Kept:
-        """What its forward keeps."""
-        return kept(self.architecture, self.dtype)
+        """What its forward makes of whole layers."""
+        return kept(self.architecture, self.dtype, lora=self.lora)
+
+    @property
+    def kept_on(self) -> Kept:
+        """What of it is kept until the backward."""
+        return kept(self.architecture, self.dtype, lora=self.lora, recomputed=self.recomputes)
 
 
 def work_of(frozen: Mapping[str, Any], device: Device) -> Work:
@@ -103,6 +115,7 @@ def work_of(frozen: Mapping[str, Any], device: Device) -> Work:
             "'model.shape={model_type: qwen3, hidden_size: 1024, ...}' (conf/model/qwen3_0_6b.yaml shows the "
             "keys), or a folder with the model"
         )
+    trainable = trainable_of(frozen)
     completion = frozen["sampling"]["max_tokens"]
     room = max(1, parameters(architecture).positions - completion)
     return Work(
@@ -116,15 +129,11 @@ def work_of(frozen: Mapping[str, Any], device: Device) -> Work:
         micro_tokens=frozen["batch"]["micro_tokens"],
         engine={**defaults_of(frozen["rollout"]), **frozen["rollout"]},
         ranks=device.ranks,
+        lora=trainable if isinstance(trainable, Lora) else None,
+        recomputes=frozen["compute"].get("activation_checkpointing", False),
         on_cpu=device.on_cpu,
         device_bytes=device.memory_gb * GB,
     )
-
-
-def recomputed(work: Work) -> float:
-    """Bytes of activations if layers kept their input alone and were computed again in the backward."""
-    inputs = _FULL * work.parameters.layers * work.parameters.hidden
-    return work.forward * inputs
 
 
 def phases(work: Work) -> tuple[Phase, ...]:
@@ -144,7 +153,7 @@ def _resident(work: Work) -> dict[str, float]:
     numbers = work.parameters
     parts: dict[str, float] = {
         "weights": _FULL * numbers.total,
-        "optimiser state": _FULL * (_MOMENTS * numbers.total + numbers.tensors),  # and a step count each
+        "optimiser state": _FULL * (_MOMENTS * numbers.trained + numbers.tensors),  # and a step count each
     }
     if "ref_logprobs" in work.method.needs():
         parts["reference weights"] = _FULL * numbers.total
@@ -159,47 +168,75 @@ def peak(work: Work) -> Phase:
 def _old_pass(work: Work) -> dict[str, float]:
     """The first forward waits with its graph for the update while the others run without one."""
     return {
-        **_graph(work),
-        **{f"{name}, next": size for name, size in _casts(work).items()},
-        "work of one layer": work.forward * work.kept.per_token_and_layer,
+        **_activations(work),
+        _ROUNDED: _rounded(work, kept=True),
+        f"{_ROUNDED}, next": _rounded(work, kept=False),
+        _LAYER: _FORWARD * _layer(work),
         "head buffers": _head(work, backward=False),
     }
 
 
 def _update(work: Work) -> dict[str, float]:
-    """The larger of two moments: a backward that begins with all that its forward kept, and the exchange."""
+    """The largest moment: end of a forward, a backward that begins with all that was kept, the exchange."""
     looks_at_all = not work.method.guarantees() >= {Guarantee.signal_only, Guarantee.rollout_local}
-    packs = {f"{n}, 2nd pack": b for n, b in _casts(work).items()} if looks_at_all else {}
+    always = {f"{_ROUNDED}, 2nd pack": _rounded(work, kept=True) if looks_at_all else 0.0}
+    forward = {
+        **_activations(work),
+        _ROUNDED: max(_rounded(work, kept=True), _rounded(work, kept=False)),
+        _LAYER: _FORWARD * _layer(work),
+    }
     backward = {
-        **_graph(work),
-        **packs,
-        "work of one layer": work.forward * work.kept.per_token_and_layer,
+        **_activations(work),
+        _ROUNDED: _rounded(work, kept=True),
+        _LAYER: (_BACKWARD + work.recomputes) * _layer(work),  # run again, a layer keeps all that it made
         "head buffers": _head(work, backward=True),
     }
     exchange = {"exchange": _FULL * max(BUCKET, work.parameters.largest) if work.ranks > 1 else 0.0}
-    larger = max(backward, exchange, key=lambda parts: sum(parts.values()))
-    return {"gradients": _FULL * work.parameters.total, **larger}
+    largest = max(forward, backward, exchange, key=lambda parts: sum(parts.values()))
+    return {
+        "gradients": _FULL * work.parameters.trained,
+        **largest,
+        **(always if largest is not exchange else {}),
+    }
 
 
 def _sync(work: Work) -> dict[str, float]:
-    """The engine takes the weights, after that the ranks compare theirs piece by piece."""
+    """The engine takes the weights, the ranks compare theirs piece by piece, a checkpoint is written.
+
+    With adapters a checkpoint also holds the adapted weights, merged on the device.
+    """
     compared = _CHECK * min(BUCKET, work.parameters.largest) if work.ranks > 1 else 0.0
     taking = {name: size for name, size in drawing(work).parts.items() if name == OWN_WEIGHTS}
-    return max(taking, {"comparison": compared}, key=lambda parts: sum(parts.values()))
+    merged = _FULL * work.parameters.products if work.lora is not None else 0.0
+    return max(
+        taking,
+        {"comparison": compared},
+        {"merged for a checkpoint": merged},
+        key=lambda parts: sum(parts.values()),
+    )
 
 
-def _graph(work: Work) -> dict[str, float]:
-    """What the largest forward keeps for its backward."""
-    activations = work.forward * work.kept.per_token
+def _activations(work: Work) -> dict[str, float]:
+    """What the largest forward keeps up to the head, and the states that enter it."""
     scored = work.forward * work.share * work.parameters.hidden * work.dtype.itemsize
-    return {"activations": activations + scored, **_casts(work)}
+    return {"activations": work.forward * work.kept_on.per_token + scored}
 
 
-def _casts(work: Work) -> dict[str, float]:
-    """Weights and head in the format of the products, where that is not their own."""
+def _layer(work: Work) -> float:
+    """What one layer makes of the largest forward and would keep."""
+    return work.forward * work.kept.per_token_and_layer
+
+
+def _rounded(work: Work, *, kept: bool) -> float:
+    """Weights and head in the format of the products: what a graph keeps, or a forward without one holds.
+
+    A layer that is run again rounds again. Without a graph autocast remembers what it rounded of weights that
+    are trained, and of no others.
+    """
     if work.dtype == torch.float32:
-        return {}
-    return {"weights in 16 bits": work.kept.casts + work.dtype.itemsize * work.parameters.head}
+        return 0.0
+    none = work.recomputes if kept else work.lora is not None
+    return (0.0 if none else work.kept.casts) + work.dtype.itemsize * work.parameters.head
 
 
 def _head(work: Work, *, backward: bool) -> float:
@@ -211,5 +248,7 @@ def _head(work: Work, *, backward: bool) -> float:
     if not backward:
         return tiles
     states = scored * numbers.hidden * _FULL
+    if work.lora is not None:  # the matrix is not trained
+        return tiles + states
     matrix = numbers.head * (_FULL if work.dtype == torch.float32 else _FULL + work.dtype.itemsize)
     return tiles + states + matrix

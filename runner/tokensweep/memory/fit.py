@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations
 from typing import Any
 
@@ -17,6 +18,7 @@ from tokensweep.memory.device import GB, Device
 from tokensweep.memory.engines import drawing
 from tokensweep.memory.estimate import peak, phases, work_of
 from tokensweep.memory.shapes import parameters
+from tokensweep.models.trainable import Full, trainable_of
 from tokensweep.paths import conf_dir
 from tokensweep.registry import KIND
 
@@ -57,16 +59,19 @@ def largest_micro_tokens(frozen: Frozen, device: Device) -> int | None:
 
 
 def smallest_changes(frozen: Frozen, device: Device) -> list[Change]:
-    """The changes that fit, at most two: one by itself; where that is another model, also two with this one.
+    """The changes that fit, at most two: one by itself; where that is another model, also some with this one.
 
     The less a change does to results the earlier it comes: how many rollouts are drawn at a time, tokens of a
-    forward, number format, the reference model, length of completions, the model.
+    forward, layers run again, number format, weights that are trained, the reference model, length of
+    completions, the model. At most three are joined.
     """
-    kinds: tuple[Kind, ...] = (_fewer_rows, _smaller_micro, _halves, _no_reference, _shorter)
+    kinds: tuple[Kind, ...] = (_fewer_rows, _smaller_micro, _recomputed, _halves)
+    kinds += (_adapters, _no_reference, _shorter)
     if (alone := _first(kinds, frozen, device)) is not None:
         return [alone]
-    pairs = sorted(combinations(range(len(kinds)), 2), key=lambda pair: pair[::-1])
-    together = (_both(kinds[i], kinds[j]) for i, j in pairs)
+    sets = [combinations(range(len(kinds)), count) for count in (2, 3)]
+    ordered = (chosen for each in sets for chosen in sorted(each, key=lambda places: places[::-1]))
+    together = (reduce(_both, (kinds[place] for place in chosen)) for chosen in ordered)
     found = (_first((_model,), frozen, device), _first(together, frozen, device))
     return [change for change in found if change is not None]
 
@@ -159,9 +164,20 @@ def _smaller_micro(frozen: Frozen, device: Device) -> Iterator[Change]:
     yield from _limit(frozen, device, "batch.micro_tokens", low=work.sequence, high=work.forward)
 
 
+def _recomputed(frozen: Frozen, device: Device) -> Iterator[Change]:
+    key = "compute.activation_checkpointing"
+    if not frozen["compute"].get("activation_checkpointing", False):
+        yield Change((f"{key}=true",), with_value(frozen, key, True))
+
+
 def _halves(frozen: Frozen, device: Device) -> Iterator[Change]:
     if frozen["compute"]["dtype"] == "float32":
         yield Change(("compute.dtype=bfloat16",), with_value(frozen, "compute.dtype", "bfloat16"))
+
+
+def _adapters(frozen: Frozen, device: Device) -> Iterator[Change]:
+    if trainable_of(frozen) == Full():
+        yield Change(("trainable=lora",), with_value(frozen, "trainable", {KIND: "trainable/lora"}))
 
 
 def _no_reference(frozen: Frozen, device: Device) -> Iterator[Change]:

@@ -41,7 +41,10 @@ def pace_of(work: Work, device: Device, *, mean_tokens: float) -> Pace | None:
     if device.tflops is None or device.bandwidth_gb_s is None or work.dtype == torch.float32:
         return None
     forward = _forward_flops(work, mean_tokens) / device.ranks / (device.tflops * 1e12)
-    passes = {"old_pass": 2.0 if "ref_logprobs" in work.method.needs() else 1.0, "update": 3.0}
+    passes = {
+        "old_pass": 2.0 if "ref_logprobs" in work.method.needs() else 1.0,
+        "update": 4.0 if work.recomputes else 3.0,
+    }
     seconds = {
         name: (number * forward / MFU[0], number * forward / MFU[1]) for name, number in passes.items()
     }

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +22,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tokensweep.models.attention import ATTENTION, Packed
+from tokensweep.models.trainable import Lora
+from tokensweep.train.activations import recompute_layers
 
 _TOKENS = 64  # of the smaller forward
 _DERIVED = ("layer_types", "dtype", "torch_dtype", "quantization_config")  # would contradict other sizes
-_KINDS = (
+_KINDS = (  # part of a parameter's name, and what it is; the first that fits
+    ("lora_", "adapters"),
     ("embed", "embedding"),
     ("lm_head", "head"),
     ("attn", "attention"),
@@ -37,8 +41,9 @@ _KINDS = (
 class Parameters:
     """Numbers in a model."""
 
-    kinds: Mapping[str, int]  # embedding, head, attention, mlp, norms, other; a tied head is an embedding
-    tensors: int  # parameter tensors
+    kinds: Mapping[str, int]  # by the second words of _KINDS, and other; a tied head is an embedding
+    trained: int  # numbers that the optimiser moves
+    tensors: int  # parameter tensors of these
     largest: int  # numbers in the largest of them
     layers: int
     hidden: int  # H
@@ -72,30 +77,43 @@ class Kept:
     cache_per_token: int  # keys and values that an engine stores of a token
 
 
-def parameters(architecture: Mapping[str, Any]) -> Parameters:
-    """The numbers in a model of this config.json. Raises ValueError for one that is not known."""
-    return _parameters(json.dumps(architecture, sort_keys=True))
+def parameters(architecture: Mapping[str, Any], lora: Lora | None = None) -> Parameters:
+    """The numbers in a model of this config.json, of which all are trained or the adapters alone.
+
+    Raises ValueError for a config.json that is not known and for targets of adapters that it does not have.
+    """
+    return _parameters(json.dumps(architecture, sort_keys=True), lora)
 
 
-def kept(architecture: Mapping[str, Any], dtype: torch.dtype) -> Kept:
-    """What a forward keeps with matrix products in ``dtype`` and weights in float32."""
-    return _kept(json.dumps(architecture, sort_keys=True), dtype)
+def kept(
+    architecture: Mapping[str, Any],
+    dtype: torch.dtype,
+    *,
+    lora: Lora | None = None,
+    recomputed: bool = False,
+) -> Kept:
+    """What a forward keeps with matrix products in ``dtype`` and weights in float32.
+
+    With ``recomputed``, layers keep their input and are run again in the backward.
+    """
+    return _kept(json.dumps(architecture, sort_keys=True), dtype, lora, recomputed)
 
 
 @lru_cache(maxsize=256)
-def _parameters(architecture: str) -> Parameters:
-    config = _config(json.loads(architecture))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+def _parameters(architecture: str, lora: Lora | None) -> Parameters:
+    model = _model(json.loads(architecture), lora)
+    config = model.config
     kinds: Counter[str] = Counter()
     named = dict(model.named_parameters())
     for name, parameter in named.items():
         kinds[next((kind for part, kind in _KINDS if part in name), "other")] += parameter.numel()
+    trained = [parameter.numel() for parameter in named.values() if parameter.requires_grad]
     vocab, hidden = model.get_output_embeddings().weight.shape
     return Parameters(
         kinds=dict(kinds),
-        tensors=len(named),
-        largest=max(parameter.numel() for parameter in named.values()),
+        trained=sum(trained),
+        tensors=len(trained),
+        largest=max(trained),
         layers=config.num_hidden_layers,
         width=config.num_attention_heads
         * (getattr(config, "head_dim", None) or hidden // config.num_attention_heads),
@@ -106,12 +124,14 @@ def _parameters(architecture: str) -> Parameters:
 
 
 @lru_cache(maxsize=256)
-def _kept(architecture: str, dtype: torch.dtype) -> Kept:
+def _kept(architecture: str, dtype: torch.dtype, lora: Lora | None, recomputed: bool) -> Kept:
     shape = json.loads(architecture)
     shape = shape.get("text_config", shape)
     layers, few, many = shape["num_hidden_layers"], _TOKENS, 2 * _TOKENS
     one, two = ({**shape, "num_hidden_layers": number} for number in (1, 2))
-    bytes_of = {(n, m): _traced(c, m, dtype) for n, c in ((1, one), (2, two)) for m in (few, many)}
+    bytes_of = {
+        (n, m): _traced(c, m, dtype, lora, recomputed) for n, c in ((1, one), (2, two)) for m in (few, many)
+    }
     slope = {n: (bytes_of[n, many][0] - bytes_of[n, few][0]) / few for n in (1, 2)}  # bytes per token
     fixed = {n: bytes_of[n, few][0] - slope[n] * few for n in (1, 2)}
     per_layer = slope[2] - slope[1]
@@ -123,13 +143,18 @@ def _kept(architecture: str, dtype: torch.dtype) -> Kept:
     )
 
 
-def _traced(architecture: Mapping[str, Any], tokens: int, dtype: torch.dtype) -> tuple[int, int]:
+def _traced(
+    architecture: Mapping[str, Any], tokens: int, dtype: torch.dtype, lora: Lora | None, recomputed: bool
+) -> tuple[int, int]:
     """Bytes that a forward over one sequence keeps beside the weights, and bytes of its keys and values."""
     layout = _Noted((tokens,), torch.device("cpu"))
     positions, kept_bytes = layout.positions, {}
+    model = _model(architecture, lora)
+    model.set_attn_implementation(ATTENTION)
+    if recomputed:
+        recompute_layers(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = AutoModelForCausalLM.from_config(_config(architecture), dtype=torch.float32).eval()
-        model.set_attn_implementation(ATTENTION)
+        _fake(model)
         weights = {_storage(parameter) for parameter in model.parameters()}
         alive = []  # storages are told apart by address
 
@@ -148,6 +173,33 @@ def _traced(architecture: Mapping[str, Any], tokens: int, dtype: torch.dtype) ->
                 layout=layout,
             )
     return sum(kept_bytes.values()), layout.noted[0]
+
+
+def _model(architecture: Mapping[str, Any], lora: Lora | None) -> Any:
+    """The model on the meta device, in float32, with the adapters that are trained, if there are any."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(_config(architecture), dtype=torch.float32).eval()
+        if lora is None:
+            return model
+        from tokensweep.models.lora import adapted_model  # needs peft
+
+        return adapted_model(model, lora, folder=Path("the model"))[0]
+
+
+def _fake(model: Any) -> None:
+    """Put fake tensors of the CPU in place of all that a model holds; one that comes twice stays one.
+
+    Made on fake tensors to begin with, a model cannot be adapted: peft moves its layers, which they refuse.
+    """
+    fakes: dict[Tensor, Tensor] = {}
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, x in held.items():
+                if x is not None and x not in fakes:
+                    fakes[x] = torch.empty(x.shape, dtype=x.dtype)
+                    if isinstance(x, torch.nn.Parameter):
+                        fakes[x] = torch.nn.Parameter(fakes[x], x.requires_grad)
+                held[name] = None if x is None else fakes[x]
 
 
 class _Noted(Packed):

@@ -50,15 +50,8 @@ class LoraPolicy(Policy):
     ) -> None:
         super().__init__(base, device=device)
         self._base = _digest(base)
-        self._config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            target_modules=_targets(self.model, lora.targets, folder=base),
-            use_rslora=lora.rank_stabilised,
-            task_type="CAUSAL_LM",
-        )
         with torch.random.fork_rng(devices=[]):  # peft draws from the global state what is replaced below
-            self.model = inject_adapter_in_model(self._config, self.model).eval()
+            self.model, self._config = adapted_model(self.model, lora, folder=base)
         if checkpoint is None:
             _draw(self.model, seed=derive_seed(seed, "lora"))
         else:
@@ -129,6 +122,21 @@ class LoraPolicy(Policy):
             raise ValueError(f"{folder} must hold an A and a B per target, but differs in {different[0]}")
         for name, parameter in names.items():
             parameter.copy_(stored[name])
+
+
+def adapted_model(model: Any, lora: Lora, *, folder: Path) -> tuple[Any, LoraConfig]:
+    """The model with adapters inside, whose numbers are still to be drawn, and what peft calls them.
+
+    ``folder`` names the model in errors. Raises ValueError for targets that it does not have.
+    """
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=_targets(model, lora.targets, folder=folder),
+        use_rslora=lora.rank_stabilised,
+        task_type="CAUSAL_LM",
+    )
+    return inject_adapter_in_model(config, model).eval(), config
 
 
 def _targets(model: Any, names: Sequence[str], *, folder: Path) -> list[str]:

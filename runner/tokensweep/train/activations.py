@@ -15,20 +15,18 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from tokensweep.models.policy import Policy
 
-
-def recompute_layers(policy: Policy) -> None:
-    """Make every decoder layer of the policy keep its input only, wherever a gradient is wanted.
+def recompute_layers(model: Any) -> None:
+    """Make every decoder layer of a transformers model keep its input only, wherever a gradient is wanted.
 
     transformers' own switch works in training mode only, where models also drop out and refuse a cache; ours
     stay in evaluation mode. Raises ValueError for a model that does not mark its layers.
     """
-    layers = [module for module in policy.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise ValueError(
             f"compute.activation_checkpointing must have layers that transformers can run again, but "
-            f"{type(policy.model).__name__} has none: leave it off, or choose another architecture"
+            f"{type(model).__name__} has none: leave it off, or choose another architecture"
         )
     for layer in layers:
         layer.forward = partial(_kept_by_input, layer.forward)

@@ -144,7 +144,7 @@ def policy_of(config: Mapping[str, Any], parts: Parts, *, checkpoint: Path | Non
         parts.model_folder, checkpoint=checkpoint, seed=config["seed"], device=parts.device
     )
     if config["compute"].get("activation_checkpointing", False):  # configs of older runs do not have it
-        recompute_layers(policy)
+        recompute_layers(policy.model)
     return policy
 
 
