@@ -62,6 +62,11 @@ class LoraPolicy(Policy):
         """Rank of the adapters."""
         return int(self._config.r)
 
+    @property
+    def targets(self) -> list[str]:
+        """The last names of the layers that have adapters."""
+        return sorted({name.rpartition(".")[2] for name in _adapted(self.model)})
+
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The frozen weights, named as in the base model's checkpoint; the policy's own, so copy them."""
         plain = (

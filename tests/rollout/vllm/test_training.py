@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tokensweep.cli import main
 from tokensweep_analysis.samples import read_samples
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr("sys.argv", ["tokensweep", *arguments])
-    main()
+def run(*arguments: str) -> str:
+    """What a command prints."""
+    command = [sys.executable, "-m", "tokensweep.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def rows(store: Path) -> list[dict[str, Any]]:
@@ -24,21 +28,17 @@ def rows(store: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.vllm
-def test_a_run_trains_on_vllms_rollouts_and_is_evaluated_by_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_trains_on_vllms_rollouts_and_is_evaluated_by_it(tmp_path: Path) -> None:
     shape = ["model.hidden=64", "model.layers=2", "model.heads=2", "model.mlp=96", "model.steps=150"]
     command = [
         *("train", "scale=smoke", "method=[grpo,tis]", "rollout=vllm", "rollout.kv_cache_gb=0.1"),
-        *("rollout.max_num_seqs=32", "eval.held_out=4", *shape, f"store={tmp_path}"),
+        *("rollout.max_num_seqs=32", "eval.held_out=4", "data.steps=1", *shape, f"store={tmp_path}"),
     ]
-    run(monkeypatch, *command)
+    run(*command)
     first, second = rows(tmp_path)
     assert {first["updates"], second["updates"]} >= {2.0}
     for row in (first, second):  # on-policy up to float noise: the engine has the weights of the step
         assert row.get("mismatch/max", 0.0) < 1e-3
     samples = read_samples(tmp_path.glob("runs/*/evals/*"))
     assert len(samples) == 8  # four problems, two samples each
-    capsys.readouterr()
-    run(monkeypatch, *command)
-    assert "1 finished before" in capsys.readouterr().out
+    assert "1 finished before" in run(*command)

@@ -126,7 +126,9 @@ class VllmEngine:
             try:
                 eos_ids = [token for token in self._policy.eos_ids if token < self._policy.vocab_size]
                 self._serving.draw(waiting, eos_ids=eos_ids, version=self._version, drawn=drawn)
-            except EngineLostError as error:
+            except EngineError as error:
+                if not isinstance(error, EngineLostError) and self._serving.client.healthy():
+                    raise EngineError(f"{error}{self._serving.explained()}") from error
                 losses += 1
                 self._recover(error, losses=losses, lost=len(requests) - len(found))
         return [found[index] for index in range(len(requests))]
@@ -168,7 +170,7 @@ class VllmEngine:
             serving.client.call("/wake_up")
             self._asleep = False
 
-    def _recover(self, error: EngineLostError, *, losses: int, lost: int) -> None:
+    def _recover(self, error: EngineError, *, losses: int, lost: int) -> None:
         """Start a server that died again, with the same weights; raise EngineError after too many times."""
         assert self._policy is not None
         process = self._serving.process if self._serving else None

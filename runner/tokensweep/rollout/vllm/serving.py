@@ -93,6 +93,10 @@ class Serving:
         bodies = [completion_body(each, eos_ids=eos_ids, model=model) for each in requests.values()]
         self.client.complete(bodies, answered=answered)
 
+    def explained(self) -> str:
+        """What the log of an own server says; nothing of one that was started by hand."""
+        return self.process.explained() if self.process else ""
+
     def close(self) -> None:
         """End what was started and remove its files."""
         self._end()
@@ -220,7 +224,9 @@ def _lora_arguments(adapted: Adapted | None) -> list[str]:
             f"rollout.weights=adapter takes ranks up to {_LORA_RANKS[-1]}, got {adapted.rank}: "
             "take rollout.weights=file, which sends merged weights"
         )
-    return ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(rank)]
+    sizes = ["--max-loras", "1", "--max-lora-rank", str(rank)]
+    # Named, as vLLM's CPU build fails to score prompts where the output head could have an adapter.
+    return ["--enable-lora", *sizes, "--lora-target-modules", *adapted.targets]
 
 
 def _environment(policy: Policy) -> dict[str, str]:

@@ -84,6 +84,11 @@ class Adapted(Protocol):
         """The largest rank of an adapter."""
         ...
 
+    @property
+    def targets(self) -> list[str]:
+        """The last names of the layers that have adapters."""
+        ...
+
     def base_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The frozen weights under the names of a plain model's checkpoint."""
         ...
