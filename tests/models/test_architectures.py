@@ -53,7 +53,7 @@ def test_sampler_logprobs_equal_a_full_forward_of_transformers(
 def test_layers_that_are_run_again_give_the_same_gradients(folder_of: FolderOf, architecture: str) -> None:
     folder = folder_of(architecture)
     plain, again = Policy(folder), Policy(folder)
-    recompute_layers(again)
+    recompute_layers(again.model)
     for policy in (plain, again):
         states = policy.hidden(torch.arange(2, 22), torch.tensor([0, 3, 14, 20]))
         states.square().sum().backward()  # type: ignore[no-untyped-call]  # torch
