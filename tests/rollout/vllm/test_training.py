@@ -32,7 +32,14 @@ def test_a_run_trains_on_vllms_rollouts_and_is_evaluated_by_it(tmp_path: Path) -
     shape = ["model.hidden=64", "model.layers=2", "model.heads=2", "model.mlp=96", "model.steps=150"]
     command = [
         *("train", "scale=smoke", "method=[grpo,tis]", "rollout=vllm", "rollout.kv_cache_gb=0.1"),
-        *("rollout.max_num_seqs=32", "eval.held_out=4", "data.steps=1", *shape, f"store={tmp_path}"),
+        *(
+            "rollout.max_num_seqs=32",
+            "eval.held_out=4",
+            "data.steps=1",
+            "data.size=64",
+            *shape,
+            f"store={tmp_path}",
+        ),
     ]
     run(*command)
     first, second = rows(tmp_path)
