@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _ROWS, _LENGTH = 4, 24  # sequences of the probe and their tokens
 
-# Measured on this probe with SmolLM2-135M and vLLM's CPU build: float32 5e-5 at most, bfloat16 0.93 at most and
+# Measured on this probe with SmolLM2-135M and vLLM's CPU build: float32 5e-5 at most, bfloat16 0.93 at most,
 # 0.09 on average. One bfloat16 token can be far off by rounding alone, so there the average decides.
 MAX_FLOAT32 = 1e-3
 MEAN_HALF = 0.3
