@@ -209,6 +209,14 @@ def _launcher(overrides: Sequence[str]) -> tuple[str, list[str]]:
     return (given or ["local"])[-1], [text for text in overrides if not text.startswith(key)]
 
 
+_PLAN_TRAIN = (
+    " 'plan train KEY=VALUE ...' takes the keys of 'tokensweep train' and says what the run would take of a "
+    "GPU, from the model's shape alone: with site=NAME, or with gpu_mem_gb=80 gpus=8 gpu_tflops=312 "
+    "gpu_bandwidth_gb_s=2039; mean_tokens=5000 is the length of completions to expect. Exit code 1 when it "
+    "does not fit."
+)
+
+
 def _sweep_parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"tokensweep {name}",
@@ -217,7 +225,8 @@ def _sweep_parser(name: str) -> argparse.ArgumentParser:
         else "Compose and check everything, run nothing; for a cluster, write the batch files.",
         epilog="scale=NAME picks a scale of the file (default tiny), seeds=0,1 and arms=a,b replace its own; "
         "any other KEY=VALUE is a Hydra override for every run, for example steps=20, store=FOLDER, jobs=2. "
-        "hydra/launcher=slurm site=NAME submits to a cluster and returns; wait=true stays until all is done.",
+        "hydra/launcher=slurm site=NAME submits to a cluster and returns; wait=true stays until all is done."
+        + (_PLAN_TRAIN if name == "plan" else ""),
     )
     parser.add_argument(
         "name", help="name of a sweep, or the path of a YAML file" + (", or train" if name == "plan" else "")

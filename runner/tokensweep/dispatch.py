@@ -16,7 +16,6 @@ from pathlib import Path
 
 from tokensweep.ledger import read_run
 from tokensweep.plan import Plan, PlannedRun, is_complete
-from tokensweep.preflight import check_engine
 from tokensweep.progress import Board
 from tokensweep.worker import start_worker
 
@@ -28,12 +27,9 @@ def dispatch_local(plan: Plan, *, board: Board) -> list[str]:
     """Run everything that is missing and wait for it; returns the ids of runs that failed.
 
     A run that fails does not stop the others. A run that another process is working on is waited for.
-    On Ctrl-C the workers of this call are stopped; the same command continues them. Raises ValueError, before
-    anything runs, for a rollout engine that this machine can't run.
+    On Ctrl-C the workers of this call are stopped; the same command continues them.
     """
     waiting = deque(plan.missing())
-    for run in waiting:
-        check_engine(run.config)
     width = plan.workers or os.cpu_count() or 1
     working: dict[str, _Worker] = {}
     board.start(total=len(plan.runs), done=len(plan.runs) - len(waiting))

@@ -14,6 +14,7 @@ from tokensweep.dispatch import dispatch_local
 from tokensweep.identity import digest
 from tokensweep.options import default_tracking_uri
 from tokensweep.plan import Plan, make_plan, write_plan
+from tokensweep.preflight import bring_model, check_engine
 from tokensweep.progress import Board
 from tokensweep.redact import redact
 from tokensweep.sweepfile import Sweep, adhoc_sweep
@@ -41,6 +42,8 @@ def run_sweep(sweep: Sweep, *, launcher: str) -> list[str]:
     plan = make_plan(_announced(sweep, console))
     check_uri(plan.tracking_uri)
     _check_launcher(plan, launcher)
+    if launcher == "local":
+        _check_machine(plan)
     write_plan(plan, group=group_of(plan))
     print_plan(plan, console)
     is_away = False  # whether others work on it
@@ -65,6 +68,13 @@ def _check_launcher(plan: Plan, launcher: str) -> None:
         raise ValueError(
             f"site={plan.site} needs hydra/launcher=slurm: without it, runs work on this machine"
         )
+
+
+def _check_machine(plan: Plan) -> None:
+    """Refuse what this machine cannot run or reach before a run is written."""
+    for run in plan.missing():
+        check_engine(run.config)
+        bring_model(run.config, plan.store)
 
 
 def group_of(plan: Plan) -> str | None:

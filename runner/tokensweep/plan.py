@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tokensweep.compose import Freezer, Frozen, explain
 from tokensweep.files import write_json
 from tokensweep.identity import code_sha, digest, eval_id, identity_of, prompt_identity, read_json, run_id
-from tokensweep.ledger import read_run
+from tokensweep.ledger import Status, read_run
 from tokensweep.models.prompts import prompt_of
 from tokensweep.names import check_name
 from tokensweep.options import default_tracking_uri
@@ -343,8 +343,9 @@ def merge_entries(
 
 def _write_run(run: PlannedRun, folder: Path) -> None:
     path = folder / "plan.json"
+    config = {key: value for key, value in run.config.items() if key not in _LAUNCH_KEYS}
     if path.is_file():
-        plan = read_json(path)
+        plan = _with_settings(read_json(path), config, folder)
         entries = {entry["eval_id"]: entry for entry in plan["evals"]}
         for entry in run.evals:
             before = entries.get(entry["eval_id"], entry)
@@ -358,7 +359,6 @@ def _write_run(run: PlannedRun, folder: Path) -> None:
         if list(entries.values()) != plan["evals"]:
             write_json(path, {**plan, "evals": list(entries.values())})
         return
-    config = {key: value for key, value in run.config.items() if key not in _LAUNCH_KEYS}
     write_json(folder / "config.json", config)
     plan = {
         "run_id": run.run_id,
@@ -372,3 +372,21 @@ def _write_run(run: PlannedRun, folder: Path) -> None:
         "created": time.time(),
     }
     write_json(path, plan)  # last: a folder with a plan is complete
+
+
+def _with_settings(plan: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """The plan of a run that nobody works on and that is not done, with the settings of this command.
+
+    They are those outside its identity, such as where it computes: what made an attempt fail can be changed.
+    """
+    record = read_run(folder)
+    if plan["config_sha"] == (sha := digest(config)) or record.status == Status.running:
+        return plan
+    if record.trained_step is not None and not record.missing(plan["evals"]):
+        return plan
+    if digest(read_json(folder / "config.json")) not in (plan["config_sha"], sha):
+        return plan  # somebody changed the file: the worker says so
+    write_json(folder / "config.json", config)
+    changed = {**plan, "config_sha": sha}
+    write_json(folder / "plan.json", changed)
+    return changed

@@ -14,6 +14,7 @@ from tokensweep.problems.jsonl import JsonlProblems
 from tokensweep.problems.overlap import COMPARED, shared
 from tokensweep.problems.protocol import Problem, ProblemSource
 from tokensweep.registry import build
+from tokensweep.store import make_store
 
 _SHOWN = 3  # ids in a message
 
@@ -46,6 +47,16 @@ def check_engine(config: Mapping[str, Any]) -> None:
     engine = build(config["rollout"])
     if isinstance(engine, Demanding):
         engine.check_machine(device=config["compute"]["device"])
+
+
+def bring_model(config: Mapping[str, Any], store: Path) -> None:
+    """Have a hub model of a frozen config in the store; raises ValueError where it is out of reach."""
+    from tokensweep.models.hf import HfModel
+
+    model = build(config["model"])
+    if isinstance(model, HfModel):
+        make_store(store)
+        model.materialise(data=None, cache=store / "models")
 
 
 def _typed(path: str, store: Path) -> str:

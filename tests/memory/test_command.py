@@ -39,8 +39,8 @@ def test_qwen3_8b_does_not_fit_on_eight_gpus(
     assert "8 x GPU with 80 GB (GB: 10^9 bytes); every one holds the whole model" in text
     assert "does not fit: update takes" in text
     assert "More GPUs do not help" in text
-    assert "The smallest change that fits: model=qwen3_0_6b" in text
-    assert "With this model: compute.activation_checkpointing=true trainable=lora (" in text
+    assert "A smaller model that fits: model=qwen3_0_6b" in text
+    assert "fits with this model: compute.activation_checkpointing=true trainable=lora (" in text
     assert "estimate, not measured: a step takes" in text
 
 

@@ -70,6 +70,11 @@ def _show(planned: _Planned, words: Mapping[str, float], console: Console) -> No
     console.print(f"{model}: {_count(numbers.total)} parameters ({kinds})", highlight=False)
     console.print(f"{_devices(device)}; every one holds the whole model and its optimiser", highlight=False)
     mean = words.get("mean_tokens", work.completion)
+    if mean > work.completion:
+        raise ValueError(
+            f"mean_tokens must be at most sampling.max_tokens={work.completion}, the longest completion, got "
+            f"{mean:g}"
+        )
     pace = pace_of(work, device, mean_tokens=mean)
     console.print(_table(phases(work), pace))
     for remark in _remarks(planned):
@@ -175,16 +180,18 @@ def _refuse(planned: _Planned, console: Console) -> None:
     if not device.on_cpu:
         told.append("More GPUs do not help, as every one holds the whole model.")
     changes = smallest_changes(planned.frozen, device)
-    told += [f"{_change(change, device, first=change is changes[0])}" for change in changes]
-    if not changes:
+    if changes:
+        same_model = " with this model" if len(changes) > 1 else ""  # then the first is another model
+        told.append(_change(changes[-1], device, which=f"The smallest change that fits{same_model}"))
+        told += [_change(change, device, which="A smaller model that fits") for change in changes[:-1]]
+    else:
         told.append("No three changes of settings make it fit: take a smaller model or larger devices.")
     console.print(" ".join(told), style="red", highlight=False, markup=False)
 
 
-def _change(change: Change, device: Device, *, first: bool) -> str:
+def _change(change: Change, device: Device, *, which: str) -> str:
     """A sentence on a change that fits."""
     now = peak(work_of(change.frozen, device))
-    which = "The smallest change that fits" if first else "With this model"
     return f"{which}: {' '.join(change.overrides)} ({now.name} then takes {now.total / GB:.1f} GB)."
 
 

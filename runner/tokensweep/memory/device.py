@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Device:
 def split_words(overrides: Sequence[str]) -> tuple[dict[str, float], list[str]]:
     """The words that describe devices, as numbers, and the other overrides.
 
-    Raises ValueError for one that is no positive number.
+    Raises ValueError for one that is no positive number, or no whole one for ``gpus``.
     """
     words: dict[str, float] = {}
     rest = []
@@ -47,8 +48,10 @@ def split_words(overrides: Sequence[str]) -> tuple[dict[str, float], list[str]]:
             words[key] = float(value)
         except ValueError:
             words[key] = 0.0
-        if not words[key] > 0:
+        if not 0 < words[key] < math.inf:
             raise ValueError(f"{key} must be a number above 0, got {value!r}")
+        if key == "gpus" and not words[key].is_integer():
+            raise ValueError(f"gpus must be a whole number, got {value!r}")
     return words, rest
 
 

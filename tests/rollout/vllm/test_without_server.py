@@ -170,6 +170,15 @@ def test_a_command_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyP
         check_engine({**asked, "rollout": {"_component_": "rollout/vllm"}})
     check_engine({**asked, "rollout": {"_component_": "rollout/vllm", "server": "http://node:8000"}})
     check_engine({**asked, "rollout": {"_component_": "rollout/torch"}})
+    with pytest.raises(ValueError, match="needs a GPU, got a CPU: take auto or file"):
+        check_engine({**asked, "rollout": {"_component_": "rollout/vllm", "weights": "ipc"}})
+
+
+@pytest.mark.parametrize("name", ["foo:Bar", "foo.baz:Bar", "json", "json:"])
+def test_a_logits_processor_that_is_not_there_is_refused_before_anything_starts(name: str) -> None:
+    node = {"_component_": "rollout/vllm", "logits_processors": [name]}
+    with pytest.raises(ValueError, match=f"MODULE:CLASS that Python finds, got '{name}'"):
+        check_engine({"compute": {"device": "cpu"}, "rollout": node})
 
 
 @pytest.mark.parametrize(
@@ -181,6 +190,11 @@ def test_a_command_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyP
         ({"kv_cache_gb": 0.0}, "above 0"),
         ({"server": "node:8000"}, "http://HOST:PORT"),
         ({"server": "http://node:8000", "weights": "ipc"}, "take nccl or file"),
+        ({"server": "http://node:8000", "weights": "adapter"}, "take nccl or file"),
+        ({"weights": "nccl"}, "say which"),
+        ({"max_model_len": -3}, "max_model_len must be above 0"),
+        ({"start_s": 0.0}, "start_s must be above 0"),
+        ({"gpu_memory_utilization": 7.0}, r"in \(0, 1\], got 7"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], told: str) -> None:

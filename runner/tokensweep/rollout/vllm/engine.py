@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -59,12 +60,19 @@ class VllmEngine:
                 "max_num_seqs and tensor_parallel_size must be at least 1 and restarts at least 0, got "
                 f"{self.max_num_seqs}, {self.tensor_parallel_size} and {self.restarts}"
             )
-        if self.kv_cache_gb is not None and self.kv_cache_gb <= 0:
-            raise ValueError(f"kv_cache_gb must be above 0, got {self.kv_cache_gb:g}")
+        for name in ("kv_cache_gb", "max_model_len", "start_s"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value:g}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization:g}")
         if self.server and not self.server.startswith(("http://", "https://")):
             raise ValueError(f"server must be http://HOST:PORT, got {self.server!r}")
-        if self.server and self.weights is Way.ipc:
-            raise ValueError("weights=ipc needs a server on the trainer's GPU, got server: take nccl or file")
+        if self.server and self.weights in (Way.ipc, Way.adapter):
+            raise ValueError(f"weights={self.weights} needs a server of the run's own: take nccl or file")
+        if self.weights is Way.nccl and not self.server:
+            raise ValueError(
+                "weights=nccl is for a server on other GPUs: say which (server=http://HOST:PORT)"
+            )
         self._policy: Policy | None = None
         self._version = 0
         self._serving: Serving | None = None
@@ -73,8 +81,12 @@ class VllmEngine:
 
     def check_machine(self, *, device: str) -> None:
         """Raise ValueError for a vLLM that is missing or of the wrong build."""
+        cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+        if self.weights in (Way.ipc, Way.nccl) and not cuda:
+            raise ValueError(f"rollout.weights={self.weights} needs a GPU, got a CPU: take auto or file")
+        for name in self.logits_processors:
+            _check_importable(name)
         if not self.server:
-            cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
             check_installed(cuda=cuda)
 
     def load(self, policy: Policy, *, version: int) -> None:
@@ -185,6 +197,19 @@ class VllmEngine:
             ) from error
         print(f"vLLM died ({error}); it is started again, and {lost} completions are drawn again.{told}")
         self.load(self._policy, version=self._version)
+
+
+def _check_importable(processor: str) -> None:
+    module, colon, name = processor.partition(":")
+    try:
+        found = colon and name and importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if not found:
+        raise ValueError(
+            f"rollout.logits_processors must be MODULE:CLASS that Python finds, got {processor!r}: put the "
+            "module's folder into PYTHONPATH"
+        )
 
 
 def _check_lengths(requests: Sequence[Request], *, limit: int) -> None:
