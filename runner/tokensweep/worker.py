@@ -212,10 +212,13 @@ def classify(error: BaseException) -> Failure:
     """The class of a failure. Errors of the operating system count by their number, others by their type."""
     import torch
 
+    from tokensweep.rollout.vllm.errors import EngineMemoryError
     from tokensweep.train.setup import DataError
     from tokensweep.train.update import NonFiniteError
 
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if isinstance(
+        error, MemoryError | torch.OutOfMemoryError | EngineMemoryError
+    ) or "can't allocate memory" in str(error):
         return Failure.oom
     if isinstance(error, NonFiniteError):
         return Failure.nan

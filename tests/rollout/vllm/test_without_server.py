@@ -5,18 +5,22 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tokensweep.models.policy import Policy
 from tokensweep.preflight import check_engine
 from tokensweep.registry import build
 from tokensweep.rollout import Request, SamplingSpec
 from tokensweep.rollout.vllm import EngineError, ParityError, VllmEngine
 from tokensweep.rollout.vllm import installed as check
-from tokensweep.rollout.vllm.probe import check_parity, compare
+from tokensweep.rollout.vllm.errors import EngineMemoryError
+from tokensweep.rollout.vllm.probe import check_parity, compare, probe_of, trainer_logprobs
 from tokensweep.rollout.vllm.wire import completion_body, rollout_of, scores_of
+from tokensweep.worker import Failure, classify
 
 REQUEST = Request(
     prompt_ids=(5, 6),
@@ -192,7 +196,7 @@ def test_a_logits_processor_that_is_not_there_is_refused_before_anything_starts(
         ({"server": "http://node:8000", "weights": "ipc"}, "take nccl or file"),
         ({"server": "http://node:8000", "weights": "adapter"}, "take nccl or file"),
         ({"weights": "nccl"}, "say which"),
-        ({"max_model_len": -3}, "max_model_len must be above 0"),
+        ({"max_model_len": -3}, "max_model_len must be above 24, got -3"),
         ({"start_s": 0.0}, "start_s must be above 0"),
         ({"gpu_memory_utilization": 7.0}, r"in \(0, 1\], got 7"),
     ],
@@ -205,3 +209,16 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], told: str) 
 def test_an_engine_without_weights_refuses_to_generate() -> None:
     with pytest.raises(RuntimeError, match="call load"):
         VllmEngine().generate([REQUEST])
+
+
+def test_broken_weights_are_said_to_be_broken(folder: Path) -> None:
+    policy = Policy(folder)
+    with torch.no_grad():
+        policy.head_weight.fill_(math.nan)
+    with pytest.raises(ValueError, match="its weights are broken"):
+        trainer_logprobs(policy, probe_of(policy))
+
+
+def test_too_little_memory_for_the_engine_is_a_failure_of_that_kind() -> None:
+    assert classify(EngineMemoryError("too little")) is Failure.oom
+    assert classify(EngineError("else")) is Failure.other

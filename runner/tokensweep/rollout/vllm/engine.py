@@ -13,7 +13,7 @@ from tokensweep.registry import component
 from tokensweep.rollout.protocol import Progress, Request, Rollout
 from tokensweep.rollout.vllm.errors import EngineError, EngineLostError
 from tokensweep.rollout.vllm.installed import check_installed
-from tokensweep.rollout.vllm.probe import Parity, check_parity, compare, probe_of, trainer_logprobs
+from tokensweep.rollout.vllm.probe import LENGTH, Parity, check_parity, compare, probe_of, trainer_logprobs
 from tokensweep.rollout.vllm.weights import Way
 
 if TYPE_CHECKING:
@@ -60,9 +60,11 @@ class VllmEngine:
                 "max_num_seqs and tensor_parallel_size must be at least 1 and restarts at least 0, got "
                 f"{self.max_num_seqs}, {self.tensor_parallel_size} and {self.restarts}"
             )
-        for name in ("kv_cache_gb", "max_model_len", "start_s"):
+        for name in ("kv_cache_gb", "start_s"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value:g}")
+        if self.max_model_len is not None and self.max_model_len <= LENGTH:
+            raise ValueError(f"max_model_len must be above {LENGTH}, got {self.max_model_len}")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(f"gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization:g}")
         if self.server and not self.server.startswith(("http://", "https://")):

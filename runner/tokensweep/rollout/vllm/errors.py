@@ -7,6 +7,10 @@ class EngineError(RuntimeError):
     """The engine does not start, does not answer, or answers what cannot be used."""
 
 
+class EngineMemoryError(EngineError):
+    """The engine does not start because there is too little memory."""
+
+
 class EngineLostError(EngineError):
     """The server is gone or its connection broke; what it had not answered is to be asked again."""
 

@@ -18,7 +18,7 @@ from tokensweep.rollout.vllm.errors import ParityError
 if TYPE_CHECKING:
     from tokensweep.models.policy import Policy
 
-_ROWS, _LENGTH = 4, 24  # sequences of the probe and their tokens
+_ROWS, LENGTH = 4, 24  # sequences of the probe and their tokens
 
 # Measured on this probe with SmolLM2-135M and vLLM's CPU build: float32 5e-5 at most, bfloat16 0.93 at most,
 # 0.09 on average. One bfloat16 token can be far off by rounding alone, so there the average decides.
@@ -51,19 +51,28 @@ def probe_of(policy: Policy) -> Sequences:
     The same at every call. No text: the small vocabularies of the built-in tasks can't encode one.
     """
     size = min(policy.vocab_size, len(policy.tokenizer))
-    draw = torch.randint(size, (_ROWS, _LENGTH), generator=torch.Generator().manual_seed(size))
+    draw = torch.randint(size, (_ROWS, LENGTH), generator=torch.Generator().manual_seed(size))
     return tuple(tuple(row) for row in draw.tolist())
 
 
 @torch.inference_mode()
 def trainer_logprobs(policy: Policy, sequences: Sequences) -> Tensor:
-    """Log-probabilities of every token but the first of each sequence, one after the other, float32."""
+    """Log-probabilities of every token but the first of each sequence, one after the other, float32.
+
+    Raises ValueError for weights that give none.
+    """
     found = []
     for ids in sequences:
         tokens = torch.tensor([ids], device=policy.device)
         table = policy.model(input_ids=tokens, use_cache=False).logits[0, :-1].float().log_softmax(-1)
         found.append(table.gather(1, tokens[0, 1:, None])[:, 0].cpu())
-    return torch.cat(found)
+    logprobs = torch.cat(found)
+    if not bool(logprobs.isfinite().all()):
+        raise ValueError(
+            "the policy's own log-probabilities must be numbers, but are not all: its weights are broken. Look at "
+            "the model's file, or at loss/ratio and grad_norm of the last steps"
+        )
+    return logprobs
 
 
 def compare(trainer: Tensor, engine: Sequence[float], *, exact: bool) -> Parity:

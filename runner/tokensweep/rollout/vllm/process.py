@@ -14,12 +14,16 @@ from pathlib import Path
 
 from tokensweep.redact import redact
 from tokensweep.rollout.vllm.client import ServerClient
-from tokensweep.rollout.vllm.errors import EngineError
+from tokensweep.rollout.vllm.errors import EngineError, EngineMemoryError
 from tokensweep.rollout.vllm.server import PARENT
 
 _POLL_S = 0.25
 _END_S = 20.0  # from asking the server to end to killing it
 _TAIL = 5  # lines of the log in an error
+_ADVICE = (
+    " There is too little memory for the rollout engine: lower rollout.max_model_len or rollout.max_num_seqs, "
+    "or change rollout.kv_cache_gb (on a GPU: rollout.gpu_memory_utilization)."
+)
 _REASON = re.compile(r" ERROR .*?\] (\w*(?:Error|Exception): .*)")  # the first error that vLLM logs
 _RANK_KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _MEMORY_WORDS = ("out of memory", "vailable memory", "KV cache", "kv cache", "OutOfMemory")
@@ -50,7 +54,9 @@ class ServerProcess:
         deadline = time.monotonic() + patience_s
         while not client.healthy():
             if (code := self._process.poll()) is not None:
-                raise EngineError(f"vLLM did not start, it ended with code {code}.{self.explained()}")
+                told = self.explained()
+                kind = EngineMemoryError if _ADVICE in told else EngineError
+                raise kind(f"vLLM did not start, it ended with code {code}.{told}")
             if time.monotonic() > deadline:
                 self.stop()
                 raise EngineError(
@@ -64,12 +70,7 @@ class ServerProcess:
         lines = self._log.read_text(errors="replace").splitlines()
         reason = next((match[1] for line in lines if (match := _REASON.search(line))), "")
         told = redact("\n".join(filter(None, [reason, *lines[-_TAIL:]])))
-        hint = ""
-        if any(word in told for word in _MEMORY_WORDS):
-            hint = (
-                " There is too little memory for the rollout engine: lower rollout.max_model_len or "
-                "rollout.max_num_seqs, or change rollout.kv_cache_gb (or gpu_memory_utilization)."
-            )
+        hint = _ADVICE if any(word in told for word in _MEMORY_WORDS) else ""
         return f"{hint} From its log:\n{told}" if told else hint
 
     def stop(self) -> None:
