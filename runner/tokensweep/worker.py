@@ -233,8 +233,10 @@ def classify(error: BaseException) -> Failure:
 
 def _record(attempt: Attempt, error: BaseException, run_dir: Path, *, ranks: int) -> None:
     """Write why the attempt failed into its ledger, also when the disk is full."""
+    from tokensweep.rollout.vllm.errors import EngineMemoryError
+
     kind, text = classify(error), str(error) or repr(error)
-    if kind is Failure.oom:
+    if kind is Failure.oom and not isinstance(error, EngineMemoryError):  # the engine says itself what to do
         from tokensweep.memory.shortage import explain_shortage
 
         text = explain_shortage(error, run_dir, ranks=ranks)

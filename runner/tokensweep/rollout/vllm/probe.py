@@ -69,8 +69,8 @@ def trainer_logprobs(policy: Policy, sequences: Sequences) -> Tensor:
     logprobs = torch.cat(found)
     if not bool(logprobs.isfinite().all()):
         raise ValueError(
-            "the policy's own log-probabilities must be numbers, but are not all: its weights are broken. Look at "
-            "the model's file, or at loss/ratio and grad_norm of the last steps"
+            "the policy's own log-probabilities must all be numbers: its weights are broken; look "
+            "at the model's file, or at loss/ratio and grad_norm of the last steps"
         )
     return logprobs
 

@@ -21,8 +21,8 @@ _POLL_S = 0.25
 _END_S = 20.0  # from asking the server to end to killing it
 _TAIL = 5  # lines of the log in an error
 _ADVICE = (
-    " There is too little memory for the rollout engine: lower rollout.max_model_len or rollout.max_num_seqs, "
-    "or change rollout.kv_cache_gb (on a GPU: rollout.gpu_memory_utilization)."
+    " There is too little memory for the rollout engine: lower rollout.max_model_len or max_num_seqs, or "
+    "change rollout.kv_cache_gb (on a GPU: rollout.gpu_memory_utilization)."
 )
 _REASON = re.compile(r" ERROR .*?\] (\w*(?:Error|Exception): .*)")  # the first error that vLLM logs
 _RANK_KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
