@@ -37,7 +37,9 @@ def dispatch_local(plan: Plan, *, board: Board) -> list[str]:
         while waiting or working:
             while waiting and len(working) < width:
                 run = waiting.popleft()
-                working[run.run_id] = _Worker(run, plan.store)
+                working[run.run_id] = worker = _Worker(run, plan.store)
+                if worker.of_others:
+                    board.waits(worker.folder)
             for run_id in [key for key, worker in working.items() if worker.ended()]:
                 board.ended(working.pop(run_id).folder)
             board.show([worker.folder for worker in working.values()])
@@ -58,6 +60,11 @@ class _Worker:
         self.folder = run.dir(store)
         alive = read_run(self.folder).status == "running"
         self._process = None if alive else start_worker(self.folder, threads=run.config["compute"]["threads"])
+
+    @property
+    def of_others(self) -> bool:
+        """Whether it is somebody else's process."""
+        return self._process is None
 
     def ended(self) -> bool:
         if self._process is not None:

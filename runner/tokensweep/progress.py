@@ -48,6 +48,11 @@ class Board:
         grid.add_row(self._bar)
         self._live.update(grid)
 
+    def waits(self, folder: Path) -> None:
+        """Say that somebody else works on a run."""
+        label = self._labels.get(folder.name, folder.name)
+        self._console.print(f"[yellow]waits[/]  {label}  another process works on it: {folder}")
+
     def ended(self, folder: Path) -> None:
         """A run left the board: say how it ended."""
         record = read_run(folder)

@@ -12,16 +12,21 @@ from tokensweep.identity import verify
 from tokensweep.ledger import Attempt, Kind
 from tokensweep.models.hf import HfModel
 from tokensweep.orchestrate import multirun
-from tokensweep.plan import make_plan, write_plan
+from tokensweep.plan import Plan, make_plan, write_plan
 from tokensweep.preflight import bring_model
 
 _JOB = ("rollout=vllm", "data.steps=1", "data.size=64", "eval.suites={}", "eval.held_out=0")
 
 
+def plan_of(store: Path, *overrides: str) -> Plan:
+    """The plan of a command with one run."""
+    register_components()
+    return make_plan(multirun([[*_JOB, f"store={store}", *overrides]], name=None, scale="tiny"))
+
+
 def planned(store: Path, *overrides: str) -> Path:
     """The folder of the one run of a command."""
-    register_components()
-    plan = make_plan(multirun([[*_JOB, f"store={store}", *overrides]], name=None, scale="tiny"))
+    plan = plan_of(store, *overrides)
     write_plan(plan)
     (run,) = plan.runs
     return run.dir(store)
