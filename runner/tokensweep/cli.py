@@ -174,9 +174,10 @@ def _complete(arguments: Sequence[str]) -> None:
 
 
 def _sweep(arguments: Sequence[str]) -> None:
+    from tokensweep.options import sweep_parser
     from tokensweep.orchestrate import run_sweep
 
-    options = _sweep_parser("sweep").parse_args(arguments[1:])
+    options = sweep_parser("sweep").parse_args(arguments[1:])
     launcher, overrides = _launcher(options.overrides)
     run_sweep(_load(options.name, overrides), launcher=launcher)
 
@@ -184,9 +185,10 @@ def _sweep(arguments: Sequence[str]) -> None:
 def _plan(arguments: Sequence[str]) -> None:
     from rich.console import Console
 
+    from tokensweep.options import sweep_parser
     from tokensweep.orchestrate import dry_run
 
-    options = _sweep_parser("plan").parse_args([a for a in arguments[1:] if a not in ("-m", "--multirun")])
+    options = sweep_parser("plan").parse_args([a for a in arguments[1:] if a not in ("-m", "--multirun")])
     launcher, overrides = _launcher(options.overrides)
     if options.name != "train":
         dry_run(_load(options.name, overrides), launcher=launcher)
@@ -207,32 +209,6 @@ def _launcher(overrides: Sequence[str]) -> tuple[str, list[str]]:
     key = "hydra/launcher="
     given = [text.removeprefix(key) for text in overrides if text.startswith(key)]
     return (given or ["local"])[-1], [text for text in overrides if not text.startswith(key)]
-
-
-_PLAN_TRAIN = (
-    " 'plan train KEY=VALUE ...' takes the keys of 'tokensweep train' and says what the run would take of a "
-    "GPU, from the model's shape alone: with site=NAME, or with gpu_mem_gb=80 gpus=8 gpu_tflops=312 "
-    "gpu_bandwidth_gb_s=2039; mean_tokens=5000 is the length of completions to expect. Exit code 1 when it "
-    "does not fit."
-)
-
-
-def _sweep_parser(name: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"tokensweep {name}",
-        description="Run every arm of a sweep file for every seed, skip what is finished, print the table."
-        if name == "sweep"
-        else "Compose and check everything, run nothing; for a cluster, write the batch files.",
-        epilog="scale=NAME picks a scale of the file (default tiny), seeds=0,1 and arms=a,b replace its own; "
-        "any other KEY=VALUE is a Hydra override for every run, for example steps=20, store=FOLDER, jobs=2. "
-        "hydra/launcher=slurm site=NAME submits to a cluster and returns; wait=true stays until all is done."
-        + (_PLAN_TRAIN if name == "plan" else ""),
-    )
-    parser.add_argument(
-        "name", help="name of a sweep, or the path of a YAML file" + (", or train" if name == "plan" else "")
-    )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    return parser
 
 
 def _load(name: str, overrides: Sequence[str]) -> Sweep:

@@ -52,3 +52,30 @@ def known_run(store: Path, name: str) -> Path:
     ids = ", ".join(folder.name for folder in found)
     which = f"several runs start with {name!r} ({ids})" if found else f"no run {name!r}"
     raise ValueError(f"{which} in {store}: tokensweep status SWEEP --runs lists ids")
+
+
+_PLAN_TRAIN = (
+    " 'plan train KEY=VALUE ...' takes the keys of 'tokensweep train' and says what the run would take of a "
+    "GPU, from the model's shape alone: with site=NAME, or with gpu_mem_gb=80 gpus=8 gpu_tflops=312 "
+    "gpu_bandwidth_gb_s=2039; mean_tokens=5000 is the length of completions to expect. Exit code 1 when it "
+    "does not fit."
+)
+
+
+def sweep_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of ``sweep`` or ``plan``."""
+    parser = argparse.ArgumentParser(
+        prog=f"tokensweep {name}",
+        description="Run every arm of a sweep file for every seed, skip what is finished, print the table."
+        if name == "sweep"
+        else "Compose and check everything, run nothing; for a cluster, write the batch files.",
+        epilog="scale=NAME picks a scale of the file (default tiny), seeds=0,1 and arms=a,b replace its own; "
+        "any other KEY=VALUE is a Hydra override for every run, for example steps=20, store=FOLDER, jobs=2. "
+        "hydra/launcher=slurm site=NAME submits to a cluster and returns; wait=true stays until all is done."
+        + (_PLAN_TRAIN if name == "plan" else ""),
+    )
+    parser.add_argument(
+        "name", help="name of a sweep, or the path of a YAML file" + (", or train" if name == "plan" else "")
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    return parser
