@@ -175,6 +175,22 @@ def test_a_server_that_is_killed_is_started_again_and_only_what_was_lost_is_draw
     assert "started again" in capsys.readouterr().out
 
 
+def test_a_server_that_was_killed_between_two_steps_is_started_again_with_the_new_weights(
+    engine: VllmEngine, policy: Policy, tmp_path: Path
+) -> None:
+    first = engine.pid
+    assert first is not None
+    os.killpg(first, signal.SIGKILL)
+    moved(policy)
+    engine.load(policy, version=5)
+    assert engine.pid != first
+    asked = requests(per_prompt=1)
+    for request, rollout in zip(asked, engine.generate(asked), strict=True):
+        expected = independent_logprobs(policy, tmp_path, request, rollout)
+        assert worst(rollout.sampler_logprobs, expected) < _PARITY
+        assert rollout.weights_version == 5
+
+
 def test_a_server_that_always_dies_is_given_up(
     engine: VllmEngine, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

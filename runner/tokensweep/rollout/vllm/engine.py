@@ -110,8 +110,7 @@ class VllmEngine:
             check_installed(cuda=policy.device.type == "cuda")
             self._serving = start_server(self, policy, version=version)
         else:
-            self._wake(self._serving)
-            self._serving.send(policy, version=version)
+            self._serving = self._updated(self._serving, policy, version=version)
         engine = self._serving.score(sequences := probe_of(policy))
         exact = self.dtype_for(policy) == torch.float32
         self.parity = compare(trainer_logprobs(policy, sequences), engine, exact=exact)
@@ -178,6 +177,21 @@ class VllmEngine:
         if self.weights is not Way.auto:
             return self.weights
         return Way.ipc if gpu and not self.server else Way.file
+
+    def _updated(self, serving: Serving, policy: Policy, *, version: int) -> Serving:
+        """The server with new weights, or another where it died before it had them."""
+        from tokensweep.rollout.vllm.serving import start_server
+
+        try:
+            self._wake(serving)
+            serving.send(policy, version=version)
+        except EngineError as error:
+            if serving.client.healthy():
+                raise EngineError(f"{error}{serving.explained()}") from error
+            print(f"vLLM died before it had new weights ({error}); it is started again.{serving.explained()}")
+            self.close()
+            return start_server(self, policy, version=version)
+        return serving
 
     def _wake(self, serving: Serving) -> None:
         if self._asleep:
