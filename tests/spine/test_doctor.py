@@ -265,7 +265,7 @@ def test_without_slurm_all_is_well_until_a_site_is_named(
     assert findings["SLURM"]["level"] == "ok"
     assert set(findings) == {
         *("Python", "packages", "torch", "threads", "store", "privacy", "space", "locks", "file system"),
-        *("MLflow", "SLURM"),
+        *("vLLM", "MLflow", "SLURM"),
     }
     with pytest.raises(SystemExit) as left:
         doctor_command([f"store={tmp_path}", "--json", "site=devcluster"])
