@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]  # no stubs
 from tests.peers.tables import GROUP_SIZE, PeerLoss, Rectangle
+from tests.peers.trl_alone import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from torch import Tensor
-from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 _EOS = 4
 _POLICY, _REFERENCE = (SimpleNamespace(training=True, is_gradient_checkpointing=False) for _ in range(2))
