@@ -379,10 +379,11 @@ def _with_settings(plan: Mapping[str, Any], config: Mapping[str, Any], folder: P
 
     They are those outside its identity, such as where it computes: what made an attempt fail can be changed.
     """
+    if plan["config_sha"] == (sha := digest(config)):
+        return plan  # before any ledger is read: a plan may hold a thousand runs
     record = read_run(folder)
-    if plan["config_sha"] == (sha := digest(config)) or record.status == Status.running:
-        return plan
-    if record.trained_step is not None and not record.missing(plan["evals"]):
+    is_done = record.trained_step is not None and not record.missing(plan["evals"])
+    if is_done or record.status == Status.running:
         return plan
     if digest(read_json(folder / "config.json")) not in (plan["config_sha"], sha):
         return plan  # somebody changed the file: the worker says so

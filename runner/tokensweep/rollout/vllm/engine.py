@@ -102,10 +102,12 @@ class VllmEngine:
 
         self._policy, self._version = policy, version
         if self.server:
-            self._serving = self._serving or find_server(self, policy)
-            if _leads():
-                self._serving.send(policy, version=version)
-            _wait_for_all()  # ranks that share a server must not draw before it has the weights
+            try:
+                self._serving = self._serving or find_server(self, policy)
+                if _leads():
+                    self._serving.send(policy, version=version)
+            finally:  # a rank that failed comes too: the others would wait for it in vain
+                _wait_for_all()  # ranks that share a server must not draw before it has the weights
         elif self._serving is None:
             check_installed(cuda=policy.device.type == "cuda")
             self._serving = start_server(self, policy, version=version)

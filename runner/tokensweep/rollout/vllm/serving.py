@@ -55,9 +55,8 @@ class Serving:
         self.client, self.process, self._transfer = client, process, transfer
         self._model: str | None = None  # the name of an adapter
         self._end = weakref.finalize(self, end)  # also when this process leaves without a word
-        self.limit = int(
-            client.get("/v1/models")["data"][0]["max_model_len"]
-        )  # tokens of prompt and completion
+        (model, *_) = client.get("/v1/models")["data"]
+        self.limit = int(model["max_model_len"])  # tokens of prompt and completion
 
     def send(self, policy: Policy, *, version: int) -> None:
         """Give it the policy's weights; what it remembers of old ones is forgotten."""
