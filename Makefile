@@ -74,11 +74,12 @@ smaller-demo: $(READY)
 golden: $(TESTABLE)
 	$(BIN)/python tests/golden_configs.py
 
-# Against TRL, Liger and transformers, on one thread; tables in benchmarks/README.md. About 25 minutes.
-bench: $(TESTABLE)
+# Against TRL, Liger and transformers, on one thread; tables in benchmarks/README.md. About 35 minutes.
+bench: $(VLLM)
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.calibration --keep
 	$(BIN)/python benchmarks/verifier.py
+	$(BIN)/python -m benchmarks.rollout
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
