@@ -7,19 +7,21 @@ to validate it; here a job is composed once, by the planner.
 then cannot look up what a string annotation means.)
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 _HERE = "hydra_plugins.tokensweep_plugins"
 
@@ -41,9 +43,26 @@ class GridSweeperConf:
     params: dict[str, str] | None = None
 
 
+@dataclass
+class OptunaPullConf:
+    """``hydra/sweeper=optuna_pull``: what :class:`tokensweep.search.spec.Search` says of each key."""
+
+    _target_: str = f"{_HERE}.OptunaPullSweeper"
+    trials: int = 20
+    sampler: str = "tpe"
+    seed: int = 0
+    pruner: str = "none"
+    rung: int | None = None
+    warmup: int | None = None
+    objective: Any = "accuracy"
+    stop_evaluation: float = 0.0
+    when: dict[str, Any] = field(default_factory=dict)
+
+
 for _name, _conf in (("local", LocalLauncherConf), ("slurm", SlurmLauncherConf)):
     ConfigStore.instance().store(group="hydra/launcher", name=_name, node=_conf, provider="tokensweep")
-ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="tokensweep")
+for _name, _sweeper in (("grid", GridSweeperConf), ("optuna_pull", OptunaPullConf)):
+    ConfigStore.instance().store(group="hydra/sweeper", name=_name, node=_sweeper, provider="tokensweep")
 
 
 class LocalLauncher(Launcher):
@@ -64,6 +83,15 @@ class LocalLauncher(Launcher):
         return [
             _job_return(run_id, overrides) for run_id, overrides in zip(run_ids, job_overrides, strict=True)
         ]
+
+    def search(self, overrides: Sequence[str], settings: dict[str, Any], *, when: dict[str, Any]) -> None:
+        """Search with Optuna and report; leaves with a non-zero exit code when trials are missing."""
+        from tokensweep.search.launch import run_search
+        from tokensweep.search.read import search_of_command
+
+        name, scale = self._config.sweep, self._config.scale
+        given = search_of_command(overrides, settings=settings, when=when, name=name, scale=scale)
+        run_search(given.search, launcher=self.launcher, launch=given.launch)
 
 
 class SlurmLauncher(LocalLauncher):
@@ -89,6 +117,31 @@ class GridSweeper(BasicSweeper):
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         jobs = self.split_arguments(overrides, None)[0]
         return [self.launcher.launch(jobs, initial_job_idx=0)]
+
+
+class OptunaPullSweeper(Sweeper):
+    """Has Optuna choose the values: each element of the search asks the study when it starts."""
+
+    def __init__(self, when: dict[str, Any], **settings: Any) -> None:
+        self._when, self._settings = when, settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make the launcher that ``hydra/launcher`` names."""
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Search what has several values; everything else is the base of all trials."""
+        assert isinstance(self._launcher, LocalLauncher)
+        settings, when = (_plain(node) for node in (self._settings, self._when))
+        self._launcher.search(arguments, settings, when=when)
+
+
+def _plain(node: Mapping[str, Any]) -> dict[str, Any]:
+    plain = OmegaConf.to_container(OmegaConf.create(dict(node)))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 class ExtensionSearchPath(SearchPathPlugin):

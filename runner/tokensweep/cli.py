@@ -20,6 +20,7 @@ tokensweep trains token-level RLVR methods in one trainer and compares them.
 
   tokensweep train [-m] KEY=VALUE ...         one run; with -m and commas a grid of runs (Hydra multirun)
   tokensweep sweep NAME|FILE [KEY=VALUE ...]  a sweep file: arms x seeds, ends with the comparison table
+  tokensweep train -m hydra/sweeper=optuna_pull KEY='interval(LOW,HIGH)' ...   Optuna chooses the values
   tokensweep plan NAME|FILE|train ...         what would run, without running it
   tokensweep evaluate run=ID|model=NAME ...   sample and grade a benchmark without training
   tokensweep status [SWEEP] [--follow]        what is finished, runs, waits, failed and why
@@ -174,24 +175,38 @@ def _complete(arguments: Sequence[str]) -> None:
 
 
 def _sweep(arguments: Sequence[str]) -> None:
-    from tokensweep.options import sweep_parser
+    from tokensweep.options import load_chosen, sweep_parser
     from tokensweep.orchestrate import run_sweep
+    from tokensweep.search.read import load_search
 
     options = sweep_parser("sweep").parse_args(arguments[1:])
     launcher, overrides = _launcher(options.overrides)
-    run_sweep(_load(options.name, overrides), launcher=launcher)
+    if (given := load_search(options.name, overrides)) is not None:
+        from tokensweep.search.launch import run_search
+
+        run_search(given.search, launcher=launcher, launch=given.launch)
+        return
+    run_sweep(load_chosen(options.name, overrides), launcher=launcher)
 
 
 def _plan(arguments: Sequence[str]) -> None:
     from rich.console import Console
 
-    from tokensweep.options import sweep_parser
+    from tokensweep.options import load_chosen, sweep_parser
     from tokensweep.orchestrate import dry_run
+    from tokensweep.search.read import load_search, search_of_arguments
 
     options = sweep_parser("plan").parse_args([a for a in arguments[1:] if a not in ("-m", "--multirun")])
     launcher, overrides = _launcher(options.overrides)
-    if options.name != "train":
-        dry_run(_load(options.name, overrides), launcher=launcher)
+    is_train = options.name == "train"
+    given = search_of_arguments(overrides) if is_train else load_search(options.name, overrides)
+    if given is not None:
+        from tokensweep.search.launch import dry_run_search
+
+        dry_run_search(given.search, launcher=launcher, launch=given.launch)
+        return
+    if not is_train:
+        dry_run(load_chosen(options.name, overrides), launcher=launcher)
         return
     from tokensweep.memory.command import plan_memory
     from tokensweep.memory.device import split_words
@@ -209,42 +224,6 @@ def _launcher(overrides: Sequence[str]) -> tuple[str, list[str]]:
     key = "hydra/launcher="
     given = [text.removeprefix(key) for text in overrides if text.startswith(key)]
     return (given or ["local"])[-1], [text for text in overrides if not text.startswith(key)]
-
-
-def _load(name: str, overrides: Sequence[str]) -> Sweep:
-    from dataclasses import replace
-
-    from tokensweep.sweepfile import load_sweep
-
-    own = {"scale": "tiny", "seeds": "", "arms": "", "sweep": ""}
-    rest = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals and not override.startswith("~"):
-            raise ValueError(f"expected KEY=VALUE, got {override!r}")
-        if key in own:
-            own[key] = value
-        else:
-            rest.append(override)
-    sweep = load_sweep(
-        name,
-        scale=own["scale"],
-        seeds=_seeds(own["seeds"]) or None,
-        arms=_words(own["arms"]) or None,
-        overrides=rest,
-    )
-    return replace(sweep, name=own["sweep"]) if own["sweep"] else sweep
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(seed) for seed in _words(text)]
-    except ValueError:
-        raise ValueError(f"seeds= must be whole numbers, as in seeds=0,1,2, got {text!r}") from None
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.strip("[]").split(",") if word.strip()]
 
 
 def _report(arguments: Sequence[str]) -> None:

@@ -28,7 +28,8 @@ _RESERVE_BYTES = 65536  # given back when the disk is full, so that the reason c
 
 class Kind(StrEnum):
     """Kinds of events. Their fields: step (checkpoint, trained); suite, eval_id, num_samples (evaluated);
-    devices (started); error, class (failed); stage (finished, when something is left for another stage)."""
+    devices (started); error, class (failed); stage (finished, when something is left for another stage);
+    reason (pruned: a search gave the run up)."""
 
     planned = "planned"
     started = "started"
@@ -38,17 +39,19 @@ class Kind(StrEnum):
     finished = "finished"
     failed = "failed"
     preempted = "preempted"
+    pruned = "pruned"
 
 
 class Status(StrEnum):
-    """State of a run. ``trained``: its evaluation is left to another process; ``interrupted``: it was
-    stopped, or its process is gone without having said how it ended."""
+    """State of a run. ``trained``: its evaluation is left to another process; ``pruned``: a search gave it
+    up; ``interrupted``: it was stopped, or its process is gone without having said how it ended."""
 
     planned = "planned"
     running = "running"
     trained = "trained"
     finished = "finished"
     failed = "failed"
+    pruned = "pruned"
     interrupted = "interrupted"
 
 
@@ -174,7 +177,7 @@ def read_run(run_dir: Path) -> RunRecord:
         run_id=run_dir.name,
         status=status,
         attempts=len(folders),
-        preempted=sum(event["kind"] == Kind.preempted for event in events),
+        preempted=_preempted(events),
         error=failure.get("error"),
         error_class=failure.get("class"),
         last_step=max((int(row["step"]) for row in last_rows if row), default=0),
@@ -226,19 +229,31 @@ def is_alive(run_dir: Path) -> bool:
 
 
 def close_dead(run_dir: Path, error: str, *, error_class: str) -> None:
-    """Record for a worker that is gone why its attempt failed; nothing when it has said so itself.
+    """Record for a worker that is gone why its attempt failed.
 
     For who watched the worker end. Raises RuntimeError when another process works on the run by now.
     """
+    _close(run_dir, {"kind": Kind.failed, "error": redact(error), "class": error_class})
+
+
+def close_pruned(run_dir: Path, reason: str) -> None:
+    """Record that a run was given up on purpose, after its worker has ended; it can still be continued.
+
+    Raises RuntimeError when another process works on the run by now.
+    """
+    _close(run_dir, {"kind": Kind.pruned, "reason": redact(reason)})
+
+
+def _close(run_dir: Path, fields: Mapping[str, str]) -> None:
+    """Add the end of the last attempt for a worker that is gone."""
     lock = _take_lock(run_dir)
     try:
         folders = _attempts(run_dir) or [_claim(run_dir)[1]]
         path = folders[-1] / "events.jsonl"
-        if any(event["kind"] in {Kind.finished, Kind.failed} for event in read_lines(path)):
+        if any(event["kind"] in {Kind.finished, Kind.failed, Kind.pruned} for event in read_lines(path)):
             path = _claim(run_dir)[1] / "events.jsonl"  # it died before it had an attempt of its own
-        row = {"time": time.time(), "kind": Kind.failed, "attempt": int(path.parent.name)}
         with JsonLines(path) as ledger:
-            ledger.append({**row, "error": redact(error), "class": error_class})
+            ledger.append({"time": time.time(), "attempt": int(path.parent.name), **fields})
     finally:
         os.close(lock)
 
@@ -295,10 +310,16 @@ def _status(last: list[dict[str, Any]], *, alive: bool, attempts: int) -> Status
         return Status.running
     if not attempts:
         return Status.planned
-    ends = [event for event in last if event["kind"] in {Kind.finished, Kind.failed}]
+    ends = [event for event in last if event["kind"] in {Kind.finished, Kind.failed, Kind.pruned}]
     if not ends:
         return Status.interrupted
     return Status.trained if "stage" in ends[-1] else Status(ends[-1]["kind"])
+
+
+def _preempted(events: Iterable[Mapping[str, Any]]) -> int:
+    """Attempts that were asked to stop; not those whose run was given up with it."""
+    kinds = [event["kind"] for event in events]
+    return max(0, kinds.count(Kind.preempted) - kinds.count(Kind.pruned))
 
 
 def _spans(

@@ -38,6 +38,7 @@ _STATUS = {
     State.finished: "FINISHED",
     State.failed: "FAILED",
     State.cancelled: "KILLED",
+    State.pruned: "KILLED",  # with a tag that says so
     State.interrupted: "KILLED",
 }
 

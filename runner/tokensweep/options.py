@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokensweep.paths import default_store
+
+if TYPE_CHECKING:
+    from tokensweep.sweepfile import Sweep
 
 
 def with_store(
@@ -79,3 +83,47 @@ def sweep_parser(name: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     return parser
+
+
+def own_words(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """What picks something of a sweep file, and the overrides for every run."""
+    own = {"scale": "tiny", "seeds": "", "arms": "", "sweep": ""}
+    rest = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals and not override.startswith("~"):
+            raise ValueError(f"expected KEY=VALUE, got {override!r}")
+        if key in own:
+            own[key] = value
+        else:
+            rest.append(override)
+    return own, rest
+
+
+def load_chosen(name: str, overrides: Sequence[str]) -> Sweep:
+    """A sweep file with the scale, seeds and arms that a command line picks; ``sweep=`` names it anew."""
+    from dataclasses import replace
+
+    from tokensweep.sweepfile import load_sweep
+
+    own, rest = own_words(overrides)
+    sweep = load_sweep(
+        name,
+        scale=own["scale"],
+        seeds=seeds_of(own["seeds"]) or None,
+        arms=_words(own["arms"]) or None,
+        overrides=rest,
+    )
+    return replace(sweep, name=own["sweep"]) if own["sweep"] else sweep
+
+
+def seeds_of(text: str) -> list[int]:
+    """The numbers of ``seeds=0,1,2``. Raises ValueError for what is none."""
+    try:
+        return [int(seed) for seed in _words(text)]
+    except ValueError:
+        raise ValueError(f"seeds= must be whole numbers, as in seeds=0,1,2, got {text!r}") from None
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.strip("[]").split(",") if word.strip()]

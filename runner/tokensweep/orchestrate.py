@@ -17,6 +17,7 @@ from tokensweep.plan import Plan, make_plan, write_plan
 from tokensweep.preflight import bring_model, check_engine
 from tokensweep.progress import Board
 from tokensweep.redact import redact
+from tokensweep.search.spec import is_search
 from tokensweep.sweepfile import Sweep, adhoc_sweep
 from tokensweep_analysis.wording import counted
 
@@ -41,9 +42,9 @@ def run_sweep(sweep: Sweep, *, launcher: str) -> list[str]:
     register_components()
     plan = make_plan(_announced(sweep, console))
     check_uri(plan.tracking_uri)
-    _check_launcher(plan, launcher)
+    check_launcher(plan, launcher)
     if launcher == "local":
-        _check_machine(plan)
+        check_machine(plan)
     write_plan(plan, group=group_of(plan))
     print_plan(plan, console)
     is_away = False  # whether others work on it
@@ -56,7 +57,7 @@ def run_sweep(sweep: Sweep, *, launcher: str) -> list[str]:
     return [str(entry["run_id"]) for entry in plan.entries]
 
 
-def _check_launcher(plan: Plan, launcher: str) -> None:
+def check_launcher(plan: Plan, launcher: str) -> None:
     """Refuse what the launcher cannot do before anything is written."""
     if launcher not in LAUNCHERS:
         raise ValueError(f"hydra/launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
@@ -70,7 +71,7 @@ def _check_launcher(plan: Plan, launcher: str) -> None:
         )
 
 
-def _check_machine(plan: Plan) -> None:
+def check_machine(plan: Plan) -> None:
     """Refuse what this machine cannot run or reach before a run is written."""
     for run in plan.missing():
         check_engine(run.config)
@@ -144,6 +145,11 @@ def show_report(store: Path, name: str, *, tracking_uri: str | None, console: Co
     from tokensweep_analysis.report import write_report
     from tokensweep_analysis.tables import compare
 
+    if is_search(store, name):
+        from tokensweep.search.copy import copy_study
+
+        if problem := copy_study(store, name):
+            console.print(problem, style="yellow", highlight=False)
     table = compare(store, name)
     folder = store / "sweeps" / name / "report"
     files = write_report(table, folder)
@@ -184,7 +190,7 @@ def dry_run(sweep: Sweep, *, launcher: str) -> None:
     console = Console()
     register_components()
     plan = make_plan(sweep)
-    _check_launcher(plan, launcher)
+    check_launcher(plan, launcher)
     print_plan(plan, console)
     missing = {run.run_id for run in plan.missing()}
     table = Table("setting", "arm", "seed", "run", "state", box=None, pad_edge=False)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from tokensweep.entries import merge_entries
 from tokensweep.identity import read_json
-from tokensweep.plan import Plan, merge_entries
+from tokensweep.plan import Plan
 from tokensweep_analysis.claims import arms_named, parse_claims
 from tokensweep_analysis.metrics import AVERAGE
 from tokensweep_analysis.wording import detected

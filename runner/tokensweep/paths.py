@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 TRACKING_VARIABLE = "TOKENSWEEP_TRACKING_URI"
+STORAGE_VARIABLE = "TOKENSWEEP_SEARCH_STORAGE"
 
 _PACKAGE = Path(__file__).parent
 
@@ -62,3 +63,8 @@ def default_store() -> Path:
 def tracking_uri() -> str:
     """MLflow's address for a job on a node, which is handed over in its environment and in no file."""
     return os.environ.get(TRACKING_VARIABLE, "")
+
+
+def storage_uri() -> str:
+    """Where studies of searches are kept; empty: beside their search. May hold a password: in no file."""
+    return os.environ.get(STORAGE_VARIABLE, "")

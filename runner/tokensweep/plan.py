@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from tokensweep.compose import Freezer, Frozen, explain
+from tokensweep.entries import write_entries
 from tokensweep.files import write_json
 from tokensweep.identity import code_sha, digest, eval_id, identity_of, prompt_identity, read_json, run_id
 from tokensweep.ledger import Status, read_run
@@ -29,7 +30,7 @@ from tokensweep.store import make_store
 from tokensweep.sweepfile import Job, Sweep
 
 # Concern the command and not the run; a tracking URI may hold a password, so it is never written.
-_LAUNCH_KEYS = ("store", "jobs", "sweep", "code", "tracking", "site", "wait", "resources")
+LAUNCH_KEYS = ("store", "jobs", "sweep", "code", "tracking", "site", "wait", "resources")
 _NOT_OF_AN_ARM = ("seed=", "tracking")  # beginnings of overrides that sweep.json leaves out
 
 _WRITERS = 8  # threads: a run waits for its disk four times, for milliseconds each on a network
@@ -309,41 +310,12 @@ def write_plan(plan: Plan, *, group: str | None = None) -> None:
     with ThreadPoolExecutor(_WRITERS) as pool:
         for _ in pool.map(lambda run: _write_run(run, run.dir(plan.store)), plan.runs):
             pass  # raises what the writing of that run raised
-    path = plan.sweep_dir / "sweep.json"
-    known = read_json(path)["runs"] if path.is_file() else []
-    sweep = plan.sweep
-    content = {
-        "name": sweep.name,
-        "scale": sweep.scale,
-        "paper": sweep.paper,
-        "question": sweep.question,
-        "note": sweep.note,
-        "baseline": sweep.baseline,
-        "claims": list(sweep.claims),
-        "runs": merge_entries(known, plan.entries),
-    }
-    write_json(path, content)
-
-
-def merge_entries(
-    known: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """Entries of earlier calls stay as long as their arm still means the same overrides."""
-    new = list(new)
-    cells = {(e["setting"], e["arm"], e["seed"]) for e in new}
-    meaning = {(e["setting"], e["arm"]): e["overrides"] for e in new}
-    kept = [
-        e
-        for e in known
-        if (e["setting"], e["arm"], e["seed"]) not in cells
-        and meaning.get((e["setting"], e["arm"]), e["overrides"]) == e["overrides"]
-    ]
-    return [*kept, *new]
+    write_entries(plan.sweep, plan.entries, folder=plan.sweep_dir)
 
 
 def _write_run(run: PlannedRun, folder: Path) -> None:
     path = folder / "plan.json"
-    config = {key: value for key, value in run.config.items() if key not in _LAUNCH_KEYS}
+    config = {key: value for key, value in run.config.items() if key not in LAUNCH_KEYS}
     if path.is_file():
         plan = _with_settings(read_json(path), config, folder)
         entries = {entry["eval_id"]: entry for entry in plan["evals"]}

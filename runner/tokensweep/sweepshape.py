@@ -15,6 +15,7 @@ _TEXTS = frozenset({"paper", "question", "baseline", "note"})
 _TOP_KEYS = frozenset(
     {"paper", "question", "base", "arms", "baseline", "seeds", "settings", "about", "claims", "scales"}
 )
+_SEARCH_KEYS = frozenset({"paper", "question", "note", "base", "search", "seeds", "scales"})
 _SCALE_KEYS = frozenset({"base", "arms", "seeds", "settings", "claims", "note"})
 _ABOUT_KEYS = frozenset({"model", "data"})
 _NEEDED = ("arms", "seeds", "scales")
@@ -25,7 +26,10 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
 
     Raises ValueError that names the file and the key, at any of its scales.
     """
-    content = _known(_parsed(path), _TOP_KEYS, str(path))
+    parsed = _parsed(path)
+    if "search" in parsed:
+        return _search_file(parsed, path)
+    content = _known(parsed, _TOP_KEYS, str(path))
     for key in _NEEDED:
         if not content.get(key):
             raise ValueError(f"{path} must have a non-empty {key!r}")
@@ -40,6 +44,28 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
     content["scales"] = {scale: _scale(node, arms, path, scale) for scale, node in scales.items()}
     for scale, at_scale in content["scales"].items():
         parse_claims(merged_claims(content, at_scale), arms=arms, where=f"{path}: claims at scale {scale}")
+    return content
+
+
+def _search_file(parsed: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A file whose arms Optuna makes up: it has no arms, claims or settings. What is in ``search`` is read
+    by :mod:`tokensweep.search.read`."""
+    content = _part(_known(parsed, _SEARCH_KEYS, f"{path} has 'search', so it"), path)
+    for key in ("search", "seeds", "scales"):
+        if not content.get(key):
+            raise ValueError(f"{path} must have a non-empty {key!r}")
+    content["search"] = _mapping(content["search"], f"{path}: search", of="KEY: VALUE")
+    scales = _mapping(content["scales"], f"{path}: scales", of="NAME: {KEY: VALUE}")
+    content["scales"] = {name: _search_scale(node, path, name) for name, node in scales.items()}
+    return content
+
+
+def _search_scale(node: Any, path: Path, name: str) -> dict[str, Any]:
+    where = f"{path}: scales.{name}"
+    known = frozenset({"base", "seeds", "note", "search"})
+    content = _part(_known({} if node is None else node, known, where), path, at=f"scales.{name}.")
+    if "search" in content:
+        content["search"] = _mapping(content["search"], f"{where}.search", of="KEY: VALUE")
     return content
 
 

@@ -14,7 +14,7 @@ from tokensweep.ledger import RunRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """A run that is not complete, and what its jobs have to know."""
+    """A run that is not complete, and what its jobs have to know; or an element of a search."""
 
     run_id: str
     trained: bool
@@ -68,19 +68,28 @@ def need(
 
 
 def arrange(
-    needs: Iterable[Need], *, sweep: str, queue: Queue, site: Site, room: int, longest: int, workers: int
+    needs: Iterable[Need],
+    *,
+    sweep: str,
+    queue: Queue,
+    site: Site,
+    room: int,
+    longest: int,
+    workers: int,
+    stage: str = "train",
 ) -> list[Array]:
     """The arrays that are missing of a sweep, in the order in which they are submitted.
 
     ``room`` is how many jobs the queue takes of this user now, ``longest`` how many tasks an array may
     have, ``workers`` how many runs may work at a time (0: any number). Where there is not enough
-    room for a task each, runs share tasks. Raises ValueError when there is no room at all.
+    room for a task each, runs share tasks. ``stage`` is what comes first: of a search, everything that an
+    element does. Raises ValueError when there is no room at all.
     """
     fresh: dict[tuple[Request, Request | None], list[str]] = defaultdict(list)
     later: dict[tuple[Request, str], list[str]] = defaultdict(list)  # evaluations of what others train
     living: dict[str, int] = {}  # jobs that work on these runs already, for which the report waits, too
     for one in needs:
-        training = queue.alive("train", one.run_id)
+        training = queue.alive(stage, one.run_id)
         evaluation = queue.alive("evaluate", one.run_id)
         living |= {
             seat.submission.job_id: seat.submission.order
@@ -100,7 +109,7 @@ def arrange(
     for (train, evaluate), runs in fresh.items():
         first = len(arrays)
         chunks = _chunks(_dealt(runs, share=share), longest)
-        arrays += _throttled(chunks, "train", train, workers=workers, first=first)
+        arrays += _throttled(chunks, stage, train, workers=workers, first=first)
         if evaluate is not None:
             arrays += [_evaluation(arrays[at], at, evaluate) for at in range(first, first + len(chunks))]
     for (evaluate, job), runs in later.items():

@@ -45,6 +45,7 @@ class State(StrEnum):
     finished = "finished"
     failed = "failed"
     cancelled = "cancelled"
+    pruned = "pruned"  # a search gave it up
     interrupted = "interrupted"
     unreadable = "unreadable"  # its folder is damaged
 
@@ -235,6 +236,8 @@ def run_state(run_id: str, record: RunRecord, queue: Queue, *, complete: bool) -
         return replace(known, state=State.finished, node="")
     if record.status == Status.running:
         return replace(known, state=State.running, stage=stage)
+    if record.status == Status.pruned and (seat is None or not seat.alive):
+        return replace(known, state=State.pruned)
     if seat is not None and seat.alive and not (failed and _is_left(seat)):
         return _alive(replace(known, stage=stage), seat)
     asks_for_more = record.status == Status.finished and began

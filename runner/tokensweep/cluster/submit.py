@@ -40,6 +40,7 @@ class Order:
     site_name: str  # as it was given, absolute if it is a file
     needs: Sequence[Need]
     workers: int  # runs at a time; 0: what the site says
+    stage: str = "train"  # what a run needs first; ``search`` for elements
     tracking_uri: str = ""  # may hold a password: goes to the jobs in their environment, into no file
 
     def arrays(self, queue: Queue, *, scheduler: Scheduler) -> list[Array]:
@@ -54,6 +55,7 @@ class Order:
             room=limits.room,
             longest=limits.max_array_tasks,
             workers=self.workers or self.site.max_parallel,
+            stage=self.stage,
         )
 
     def executor(

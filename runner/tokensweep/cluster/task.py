@@ -20,7 +20,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,12 +28,13 @@ from typing import Any, NoReturn
 from tokensweep.cluster.rendezvous import rank_environment
 from tokensweep.cluster.scheduler import Scheduler
 from tokensweep.identity import read_json
-from tokensweep.ledger import RunRecord, Status, close_dead, is_alive, read_run
-from tokensweep.worker import STOP_SIGNALS, Failure, Stage, start_worker
+from tokensweep.ledger import RunRecord, Status, close_dead, close_pruned, is_alive, read_run
+from tokensweep.worker import PREEMPTED, STOP_SIGNALS, Failure, Stage, start_worker
 
 _POLL_S = 0.5
 _BEFORE_END_S = 5.0  # of the warning time, kept for requeueing
 _EARLY_S = 90.0  # SLURM looks at time limits once a minute or so
+_GRACE_S = 10.0  # for a worker of this machine to save a checkpoint
 _PATIENCE_S = 180.0  # for SLURM to end a job that it has asked to
 _WELL = (Status.finished, Status.trained)  # what a worker says that has done what it knew of
 _AGAIN = (Failure.killed, Failure.hang)  # worth another go on the same node
@@ -57,11 +58,14 @@ class Task:
             _report(store, sweep)
             return
         rank = int(os.environ.get("SLURM_PROCID", 0))
-        job = _Job(wanted=wanted, stop=_Stop.installed(), ranks=int(os.environ.get("SLURM_NTASKS", 1)))
+        job = Job(wanted=wanted, stop=Stop.installed(), ranks=int(os.environ.get("SLURM_NTASKS", 1)))
         failures = []
-        for run_id in wanted["tasks"][index]:
+        for name in wanted["tasks"][index]:
             try:
-                (job.help_with if rank else job.work)(store / "runs" / run_id)
+                if wanted["stage"] == "search":
+                    _search(store, sweep, name, job)
+                else:
+                    (job.help_with if rank else job.work)(store / "runs" / name)
             except RunFailedError as failure:
                 print(f"tokensweep: {failure}", flush=True)
                 failures.append(str(failure))
@@ -82,15 +86,24 @@ def _report(store: Path, sweep: str) -> None:
     )
 
 
+def _search(store: Path, sweep: str, name: str, job: Job) -> None:
+    """Work as an element of a search. Raises RunFailedError when a trial of it failed."""
+    from tokensweep.search.element import Element
+    from tokensweep.search.spec import search_folder
+
+    if not Element(search_folder(store, sweep), int(name.rpartition("/")[2])).work(job.work):
+        raise RunFailedError(f"a trial of element {name} failed: tokensweep status {sweep} --runs")
+
+
 @dataclass
-class _Stop:
+class Stop:
     """Signals that asked this job to stop."""
 
     received: list[int] = field(default_factory=list)
     since: float = 0.0  # monotonic seconds of the first
 
     @classmethod
-    def installed(cls) -> _Stop:
+    def installed(cls) -> Stop:
         """Handlers for this process, instead of submitit's: those count short jobs as timed out."""
         stop = cls()
         for number in STOP_SIGNALS:
@@ -116,22 +129,34 @@ class _Stop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class Job:
     """What all runs of a task share."""
 
     wanted: Mapping[str, Any]
-    stop: _Stop
+    stop: Stop
     ranks: int = 1  # tasks that srun has started, each with a worker; rank 0 keeps the books
     started: float = field(default_factory=time.monotonic)
     parent: int = field(default_factory=os.getppid)  # slurmstepd
     brought_on: set[str] = field(default_factory=set)  # runs with more on disk than when the job started
+    of_scheduler: bool = True  # whether SLURM started this process, and can start it again
+
+    @classmethod
+    def here(cls, stop: Stop, *, threads: int) -> Job:
+        """For a process of this machine that is an element of a search."""
+        every = {"threads": threads, "hang_s": 0}
+        wanted = {"stage": "search", "runs": {"": every}, "restarts": 1, "signal_s": _GRACE_S + _BEFORE_END_S}
+        return cls(wanted=wanted, stop=stop, of_scheduler=False)
 
     @property
     def stage(self) -> Stage:
-        return Stage(self.wanted["stage"])
+        return Stage.all if self.wanted["stage"] == "search" else Stage(self.wanted["stage"])
 
-    def work(self, run_dir: Path) -> None:
-        """Bring a run to the end of the stage. Returns only when it is there; raises RunFailedError."""
+    def work(self, run_dir: Path, hopeless: Callable[[], str] = lambda: "") -> bool:
+        """Bring a run to the end of the stage, and give back whether it is there; raises RunFailedError.
+
+        It is not when ``hopeless``, which is asked all the time, gave a reason to give it up; then that is in
+        its ledger.
+        """
         restarts = 0
         before = read_run(run_dir)
         while not _done(run_dir, self.stage):
@@ -141,32 +166,35 @@ class _Job:
             if self.stage is Stage.evaluate and read_run(run_dir).trained_step is None:
                 raise RunFailedError(f"{run_dir.name} is not evaluated: its training did not end well")
             start = read_run(run_dir)
-            settings = self.wanted["runs"][run_dir.name]
             if self.stop:
                 self._leave(run_dir)
             worker = self._start(run_dir)
-            hung = self._watch(worker, run_dir, hang_s=settings["hang_s"])
+            watched = self._watch(worker, run_dir, hopeless=hopeless)
             if _got_further(before, read_run(run_dir)):
                 self.brought_on.add(run_dir.name)
             if _done(run_dir, self.stage):
                 break
+            if watched.given_up:
+                close_pruned(run_dir, watched.given_up)
+                return False
             if self.stop:
                 self._leave(run_dir)
             if read_run(run_dir).status in _WELL and _got_further(start, read_run(run_dir)):
                 continue  # more samples were asked for meanwhile
-            failure = _account(run_dir, worker.returncode, hung=hung, attempts=start.attempts)
+            failure = _account(run_dir, worker.returncode, hung=watched.hung, attempts=start.attempts)
             again = self.wanted["restarts"] if self.ranks == 1 else 0  # ranks have to start together
             if failure not in _AGAIN or restarts >= again:
                 raise RunFailedError(f"{run_dir.name} failed ({failure}): {read_run(run_dir).error}")
             restarts += 1
             print(f"tokensweep: {run_dir.name} is started again after: {failure}", flush=True)
+        return True
 
     def help_with(self, run_dir: Path) -> None:
         """Train a run together with rank 0, which says what became of it. Raises RunFailedError."""
         if _done(run_dir, self.stage):
             return
         worker = self._start(run_dir)
-        self._watch(worker, run_dir, hang_s=0)
+        self._watch(worker, run_dir, hangs=False)
         if self.stop:
             time.sleep(_PATIENCE_S)  # rank 0 puts the job back into the queue
         if worker.returncode != 0:
@@ -175,12 +203,17 @@ class _Job:
     def _start(self, run_dir: Path) -> subprocess.Popen[bytes]:
         return start_worker(
             run_dir,
-            threads=self.wanted["runs"][run_dir.name]["threads"],
+            threads=self._settings(run_dir)["threads"],
             stage=self.stage,
             environment=rank_environment(os.environ) if self.ranks > 1 else None,
             output=None,
             bound=True,
         )
+
+    def _settings(self, run_dir: Path) -> Mapping[str, Any]:
+        """How to start and watch the worker of a run; the runs of a search share them."""
+        runs = self.wanted["runs"]
+        return dict(runs[run_dir.name] if run_dir.name in runs else next(iter(runs.values())))
 
     def _wait_for_others(self, run_dir: Path) -> None:
         """Another job may work on the run, of another sweep or of a requeue that SLURM did twice."""
@@ -189,14 +222,22 @@ class _Job:
                 self._leave(run_dir)
             time.sleep(_POLL_S)
 
-    def _watch(self, worker: subprocess.Popen[bytes], run_dir: Path, *, hang_s: float) -> bool:
-        """Wait until a worker has ended, and end it when it hangs or time is up; whether it hung."""
+    def _watch(
+        self,
+        worker: subprocess.Popen[bytes],
+        run_dir: Path,
+        *,
+        hangs: bool = True,
+        hopeless: Callable[[], str] = lambda: "",
+    ) -> _Watched:
+        """Wait until a worker has ended, and end it when it hangs, time is up, or its run is hopeless."""
+        hang_s = self._settings(run_dir)["hang_s"] if hangs else 0
         seen, last = _progress(run_dir), time.monotonic()
-        told = 0
+        told, given_up = 0, ""
         while worker.poll() is None:
             time.sleep(_POLL_S)
             now = time.monotonic()
-            if os.getppid() != self.parent:
+            if self.of_scheduler and os.getppid() != self.parent:
                 self.stop.lost_parent()
             for number in self.stop.received[told:]:
                 worker.send_signal(number)
@@ -207,13 +248,17 @@ class _Job:
                 _kill(worker)  # its last checkpoint has to do
             if (mark := _progress(run_dir)) != seen:
                 seen, last = mark, now
+                if not given_up and (given_up := hopeless()):
+                    worker.send_signal(signal.SIGTERM)
             if hang_s and now - last > hang_s:
                 _kill(worker)
-                return True
-        return False
+                return _Watched(hung=not given_up, given_up=given_up)
+        return _Watched(given_up=given_up)
 
     def _leave(self, run_dir: Path) -> NoReturn:
         """End this job so that it goes on later, if it has to; never returns to the next run."""
+        if not self.of_scheduler:
+            raise SystemExit(PREEMPTED)
         if not self.stop.requeues:
             print("tokensweep: asked to end; the run goes on from its checkpoint", flush=True)
             self._wait_for_the_end()
@@ -238,6 +283,14 @@ class _Job:
             if time.monotonic() > deadline:
                 raise SystemExit(128 + signal.SIGTERM)
             time.sleep(_POLL_S)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Watched:
+    """How the watch over a worker ended."""
+
+    hung: bool = False
+    given_up: str = ""  # why its run is not worth going on with
 
 
 def _own_key(environment: Mapping[str, str]) -> str:
