@@ -66,5 +66,8 @@ def tracking_uri() -> str:
 
 
 def storage_uri() -> str:
-    """Where studies of searches are kept; empty: beside their search. May hold a password: in no file."""
+    """Where studies of searches are kept: a database's address, or empty for a file in each one's folder.
+
+    It may hold a password, so it is handed over in the environment and stands in no file.
+    """
     return os.environ.get(STORAGE_VARIABLE, "")
