@@ -23,6 +23,7 @@ _PATIENCE: dict[str, Any] = {  # libpq's words; what the address says goes befor
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,  # ms; a host that vanished is noticed after a minute instead of 15
     "application_name": "tokensweep",
+    "client_encoding": "utf8",  # a database in SQL_ASCII answers in bytes, which SQLAlchemy does not expect
 }
 _ADVICE = (  # what the server or libpq says, and what to do
     (r"password authentication failed|no password supplied", "correct user and password in the address"),
