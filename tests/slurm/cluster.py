@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import subprocess
 import time
 from dataclasses import dataclass
@@ -64,6 +65,30 @@ class Devcluster:
         while not (self.folder / f"{job}.out").exists() or line not in self.output(job):
             assert time.monotonic() < deadline, f"job {job} does not print {line} within {_PATIENCE_S:g} s"
             time.sleep(0.1)
+
+    def saved(self, job: str) -> None:
+        """Wait until slurmctld has saved that a job, or the task JOB_INDEX of an array, runs.
+
+        It saves at most every five seconds, and after a kill the next one knows no more than that. One that
+        knows of the submission alone ends the job on its node ("Registered PENDING JobId") and starts it
+        once more, which the node may refuse ("Job credential revoked", FAILED with exit code 1:0).
+        """
+        mark = f"saved-{secrets.token_hex(8)}"
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self.run("squeue", "--noheader", f"--jobs={job}", "--states=RUNNING"):
+            assert time.monotonic() < deadline, f"job {job} does not run within {_PATIENCE_S:g} s"
+            time.sleep(0.1)
+        self.run("scontrol", "update", f"jobid={job}", f"comment={mark}")  # to be saved, with all the rest
+        while mark.encode() not in self._state():
+            assert time.monotonic() < deadline, f"job {job} is not saved within {_PATIENCE_S:g} s"
+            time.sleep(0.1)
+
+    def _state(self) -> bytes:
+        """The jobs as slurmctld saved them last."""
+        try:
+            return (self.folder / "slurmctld" / "job_state").read_bytes()
+        except FileNotFoundError:  # none yet, or the next one is about to get its name
+            return b""
 
     def output(self, job: str) -> list[str]:
         """The lines that a job printed, without SLURM's own."""

@@ -115,13 +115,18 @@ def test_a_function_runs_by_submitit(
 def test_up_mends_a_broken_cluster_and_keeps_its_jobs(second_cluster: Devcluster) -> None:
     job = second_cluster.submit("echo here; sleep 100")
     second_cluster.wait_for("here", job)
+    ask = ("squeue", "--noheader", "--format=%A %T %S")  # a start of its own would have a time of its own
+    second_cluster.saved(job)
+    before = second_cluster.run(*ask)
+    assert before.startswith(f"{job} RUNNING ")
     os.kill(second_cluster.daemon("slurmctld"), signal.SIGKILL)
     status = second_cluster.script("status")
     assert status.returncode == 1
     assert re.search(r"^slurmctld +- .* does not run$", status.stdout, re.MULTILINE)
     assert second_cluster.script("up").stdout.splitlines()[0] == "starting slurmctld"
     assert second_cluster.script("status").returncode == 0
-    assert second_cluster.run("squeue", "--noheader", "--format=%A") == job
+    assert second_cluster.run(*ask) == before
+    assert second_cluster.output(job) == ["here"]
 
 
 def test_down_ends_all_of_a_broken_cluster_and_nothing_else(
