@@ -35,7 +35,7 @@ class Probe:
     @staticmethod
     @torch.no_grad()
     def of(model: Any) -> Probe:
-        """Taken from a model as it was loaded, with its own attention."""
+        """Taken from a model as it was loaded, with its own attention; broken weights raise ValueError."""
         gain = 1.0
 
         def louder(module: torch.nn.Module, args: Any, products: Tensor) -> Tensor:
@@ -49,6 +49,8 @@ class Probe:
                 logits = model(input_ids=_ids(model)[None], use_cache=False).logits[0]
         finally:
             hook.remove()
+        if not bool(logits.isfinite().all()):
+            _refuse_broken(model)
         return Probe(logits.float(), gain)
 
     @torch.no_grad()
@@ -72,6 +74,17 @@ class Probe:
                 f"but those of {type(model).__name__} differ by {worst:.1%} of the largest (with scale "
                 f"{head.scale:g}, softcap {head.softcap}): choose another architecture"
             )
+
+
+def _refuse_broken(model: Any) -> None:
+    """Raise ValueError naming the weights that are no numbers, where that is why the logits are none."""
+    broken = [name for name, tensor in model.named_parameters() if not bool(tensor.isfinite().all())]
+    if broken:
+        rest = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise ValueError(
+            f"{model.name_or_path} must hold finite weights, but {broken[0]}{rest} has NaN or infinity: "
+            "its training diverged or its file is damaged, so take another checkpoint"
+        )
 
 
 def _ids(model: Any) -> Tensor:

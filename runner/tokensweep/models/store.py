@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError, safe_open
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,10 +24,33 @@ def fingerprint(*parts: Any) -> str:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model's folder."""
-    from transformers import AutoTokenizer  # slow to import, and not needed by every plan
+    """The tokenizer of a model's folder. Raises ValueError for one that transformers can not read."""
+    import transformers  # slow to import, and not needed by every plan
 
-    return AutoTokenizer.from_pretrained(folder)
+    check_known(folder)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ValueError(
+            f"{folder} must hold a tokenizer that transformers {transformers.__version__} reads, but "
+            f"{_first_line(error)}: copy or download its files again"
+        ) from error
+
+
+def check_known(folder: Path) -> None:
+    """Raise ValueError unless config.json is of a kind of causal language model that transformers has.
+
+    Asked first, as transformers answers at a page's length, or asks whether it may run code of the folder.
+    """
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = _json_object(folder / "config.json").get("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(
+            f"{folder / 'config.json'} must have the model_type of a causal language model that transformers "
+            f"{transformers.__version__} knows, got {kind!r}: choose another model"
+        )
 
 
 def load_model(folder: Path, *, dtype: torch.dtype) -> Any:
@@ -36,6 +61,7 @@ def load_model(folder: Path, *, dtype: torch.dtype) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
+    check_known(folder)
     model, found = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
@@ -93,7 +119,7 @@ def build_once(target: Path, write: Callable[[Path], None]) -> Path:
 
 
 def check_folder(folder: Path) -> Path:
-    """``folder`` if it holds config, weights and tokenizer; raises ValueError naming what is missing.
+    """``folder`` if it holds config, weights and tokenizer; raises ValueError for what is missing or cut off.
 
     Of weights in several files all must be there that the index names.
     """
@@ -108,11 +134,54 @@ def check_folder(folder: Path) -> Path:
             raise ValueError(
                 f"{folder} must hold a Hugging Face model, but has no {part} ({pattern}): save it there"
             )
+    _json_object(folder / "config.json")
     index = folder / "model.safetensors.index.json"
-    shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
-    if absent := sorted(shard for shard in shards if not (folder / shard).is_file()):
+    if absent := sorted(shard for shard in _shards(index) if not (folder / shard).is_file()):
         raise ValueError(
             f"{folder} must hold all weights that {index.name} names, but has no {_some(absent)}: "
             "copy or download the rest"
         )
+    for file in sorted(folder.glob("*.safetensors")):
+        _check_complete(file)
     return folder
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index names; none where there is no index."""
+    if not index.is_file():
+        return set()
+    named = _json_object(index).get("weight_map")
+    if not isinstance(named, dict):
+        raise ValueError(f"{index} must have a weight_map from weights to files: copy or download it again")
+    return set(named.values())
+
+
+def _check_complete(file: Path) -> None:
+    """Raise ValueError unless a safetensors file is as long as its header says; its weights are not read."""
+    try:
+        with safe_open(file, framework="numpy"):
+            return
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file} must be a complete safetensors file, but {_first_line(error)}: copy or download it again"
+        ) from error
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """The content of a JSON file; raises ValueError naming it where that is no object."""
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{file} must hold a JSON object, got a text that is none ({_first_line(error)}): "
+            "copy or download it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{file} must hold a JSON object, got a {type(content).__name__}: copy or download it again"
+        )
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
