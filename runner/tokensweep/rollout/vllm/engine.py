@@ -13,7 +13,15 @@ from tokensweep.registry import component
 from tokensweep.rollout.protocol import Progress, Request, Rollout
 from tokensweep.rollout.vllm.errors import EngineError, EngineLostError
 from tokensweep.rollout.vllm.installed import check_installed
-from tokensweep.rollout.vllm.probe import LENGTH, Parity, check_parity, compare, probe_of, trainer_logprobs
+from tokensweep.rollout.vllm.probe import (
+    LENGTH,
+    Parity,
+    Sequences,
+    check_parity,
+    compare,
+    probe_of,
+    trainer_logprobs,
+)
 from tokensweep.rollout.vllm.weights import Way
 
 if TYPE_CHECKING:
@@ -113,7 +121,7 @@ class VllmEngine:
             self._serving = start_server(self, policy, version=version)
         else:
             self._serving = self._updated(self._serving, policy, version=version)
-        engine = self._serving.score(sequences := probe_of(policy))
+        engine = self._scored(sequences := probe_of(policy), policy, version=version)
         exact = self.dtype_for(policy) == torch.float32
         self.parity = compare(trainer_logprobs(policy, sequences), engine, exact=exact)
         check_parity(self.parity, version=version)
@@ -194,6 +202,29 @@ class VllmEngine:
             self.close()
             return start_server(self, policy, version=version)
         return serving
+
+    def _scored(self, sequences: Sequences, policy: Policy, *, version: int) -> list[float]:
+        """What the engine gives the probe; a server of our own that dies over it is started again, once."""
+        from tokensweep.rollout.vllm.serving import start_server
+
+        assert self._serving is not None
+        try:
+            return self._serving.score(sequences)
+        except EngineError as error:
+            told = self._serving.explained()
+            if self._serving.process is None or self._serving.client.healthy():
+                raise EngineError(f"{error}{told}") from error
+            print(f"vLLM died over the comparison with the trainer ({error}); it is started again.{told}")
+        self.close()
+        self._serving = start_server(self, policy, version=version)
+        try:
+            return self._serving.score(sequences)
+        except EngineError as error:
+            told = self._serving.explained()
+            raise EngineError(
+                f"vLLM started, but failed twice to score the tokens that it is compared with the trainer by "
+                f"({error}): it may lack a kernel for sizes of this model, so try rollout=torch.{told}"
+            ) from error
 
     def _wake(self, serving: Serving) -> None:
         if self._asleep:
