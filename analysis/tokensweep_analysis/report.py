@@ -15,6 +15,10 @@ from rich.text import Text
 from tokensweep.files import replacing, write_text
 from tokensweep_analysis.frames import claim_frame, contrast_frame, ranking_frame
 from tokensweep_analysis.layout import Column, FittedTable
+from tokensweep_analysis.search.blocks import Block, blocks_of
+from tokensweep_analysis.search.frames import FILE_NAME as SEARCH_CSV
+from tokensweep_analysis.search.frames import search_frame
+from tokensweep_analysis.search.summary import summary_of
 from tokensweep_analysis.sections import Section, column, sections_of, shared_facts
 from tokensweep_analysis.tables import Comparison, Trouble
 from tokensweep_analysis.verdict_tables import HOW_TO_READ, reasons, verdict_columns
@@ -35,20 +39,26 @@ class ReportFiles:
 def write_report(comparison: Comparison, folder: Path) -> ReportFiles:
     """Write ``report.md``, ``ranking.csv``, ``contrasts.csv`` and ``claims.csv``, each in one step.
 
-    Raises OSError naming the file that cannot be written.
+    When the sweep whose folder holds ``folder`` is a search, ``search.csv`` too, and the report is about its
+    trials instead of about arms. Raises OSError naming the file that cannot be written, ValueError when the
+    trials of a search cannot be read.
     """
     text = folder / "report.md"
-    sections = list(sections_of(comparison))
-    write_text(text, _markdown_report(comparison, sections))
+    search = summary_of(comparison, folder.parent)
+    blocks = list(blocks_of(search)) if search else []
+    shown = search.comparison if search else comparison
+    sections = [] if search else list(sections_of(comparison))
+    write_text(text, _markdown_report(shown, sections, blocks))
     frames = {
         folder / "ranking.csv": ranking_frame(comparison),
         folder / "contrasts.csv": contrast_frame(comparison),
         folder / "claims.csv": claim_frame(comparison),
+        **({folder / SEARCH_CSV: search_frame(search)} if search else {}),
     }
     for path, frame in frames.items():
         _write_csv(path, frame)
     return ReportFiles(
-        markdown=text, tables=tuple(frames), renderables=tuple(_rendered(comparison, sections))
+        markdown=text, tables=tuple(frames), renderables=tuple(_rendered(shown, sections, blocks))
     )
 
 
@@ -62,8 +72,10 @@ def render(comparison: Comparison) -> list[RenderableType]:
     return _rendered(comparison, list(sections_of(comparison)))
 
 
-def _rendered(comparison: Comparison, sections: Sequence[Section]) -> list[RenderableType]:
-    parts: list[RenderableType] = []
+def _rendered(
+    comparison: Comparison, sections: Sequence[Section], blocks: Sequence[Block] = ()
+) -> list[RenderableType]:
+    parts: list[RenderableType] = [_block(each) for each in blocks]
     for section in sections:
         own = [_prose(section.own_facts(sections)), ""] if section.own_facts(sections) else []
         tables = [part for table in section.tables for part in (FittedTable(table), "")]
@@ -73,7 +85,8 @@ def _rendered(comparison: Comparison, sections: Sequence[Section]) -> list[Rende
         cell.strong for section in sections for table in section.contrasts for c in table for cell in c.cells
     ):
         shared.append(_BOLD)
-    parts.append(Group(_prose(shared), *([""] if comparison.note else []), _prose([comparison.note]), ""))
+    if not blocks:
+        parts.append(Group(_prose(shared), *([""] if comparison.note else []), _prose([comparison.note]), ""))
     if comparison.troubles:
         lines = [line for trouble in comparison.troubles for line in _trouble_lines(trouble)]
         parts.append(Group(Text("Not in the table", style="bold"), *lines, ""))
@@ -84,24 +97,36 @@ def _rendered(comparison: Comparison, sections: Sequence[Section]) -> list[Rende
     return parts
 
 
+def _block(block: Block) -> RenderableType:
+    table: list[RenderableType] = [FittedTable(block.columns), ""] if block.columns else []
+    said = [part for each in block.paragraphs if each for part in (_prose([each]), "")]
+    return Group(Text(block.title, style="bold"), "", *table, *said)
+
+
 def to_markdown(comparison: Comparison) -> str:
     """The report as GitHub-flavoured Markdown."""
     return _markdown_report(comparison, list(sections_of(comparison)))
 
 
-def _markdown_report(comparison: Comparison, sections: Sequence[Section]) -> str:
+def _markdown_report(
+    comparison: Comparison, sections: Sequence[Section], blocks: Sequence[Block] = ()
+) -> str:
     lines = [f"# {comparison.name}", ""]
     facts = [("Question", comparison.question), ("Paper", comparison.paper)]
     lines += [line for name, text in facts if text for line in (f"{name}: {text}", "")]
     if comparison.judgements:
         lines += ["## Claims", "", *_markdown(verdict_columns(comparison.judgements)), ""]
         lines += [*(f"- {_escaped(line)}" for line in reasons(comparison.judgements)), "", HOW_TO_READ, ""]
+    for block in blocks:
+        lines += [f"## {block.title}", "", *((*_markdown(block.columns), "") if block.columns else ())]
+        lines += [line for each in block.paragraphs for line in _paragraph([_escaped(each)])]
     for section in sections:
         lines += [f"## {_escaped(section.title)}", ""]
         lines += [line for table in section.tables for line in (*_markdown(table), "")]
         lines += _paragraph(section.own_facts(sections))
-    lines += ["## What the numbers are", "", *_paragraph(shared_facts(sections))]
-    lines += _paragraph([comparison.note])
+    if not blocks:
+        lines += ["## What the numbers are", "", *_paragraph(shared_facts(sections))]
+        lines += _paragraph([comparison.note])
     if comparison.troubles:
         lines += ["## Not in the table", "", *_markdown(_trouble_columns(comparison), align="---"), ""]
     return "\n".join(lines)

@@ -234,7 +234,12 @@ def _figures(comparison: Comparison, done: Sequence[Row]) -> Iterator[str]:
         f"Points out of 100 with {percent(comparison.confidence)} intervals over "
         f"{'questions and training seeds' if several else 'questions'}, estimand {'; '.join(estimands)}."
     )
-    yield (
+    yield run_facts(comparison, done)
+
+
+def run_facts(comparison: Comparison, done: Sequence[Row]) -> str:
+    """What was run for rows that have numbers: scale, seeds, questions, samples, code."""
+    return (
         f"Run at scale {comparison.scale or 'not named'}, "
         f"seeds {' '.join(map(str, sorted({seed for row in done for seed in row.seeds})))}, "
         f"{_span((row.num_questions for row in done), 'question')}, "

@@ -24,6 +24,8 @@ from tokensweep_analysis.page.markup import Html, join, tag
 from tokensweep_analysis.page.numbers import span
 from tokensweep_analysis.page.plots import Drawing
 from tokensweep_analysis.page.selection import drawn_arms
+from tokensweep_analysis.search.page import parts as search_parts
+from tokensweep_analysis.search.summary import Summary, summary_of
 from tokensweep_analysis.sections import SHARE_OF_RIGHT, shown_metrics
 from tokensweep_analysis.tables import Comparison, Row
 from tokensweep_analysis.verdict_tables import HOW_TO_READ
@@ -39,12 +41,15 @@ _Part = tuple[str, str, Html]  # id, heading, content
 def write_page(comparison: Comparison, store: Path, folder: Path) -> Path:
     """Write ``report.html`` into ``folder`` in one step and return its path.
 
-    Training curves are read from the runs in ``store``, of the arms that are drawn. Raises ValueError when
-    the sweep is not in the store, OSError naming the file that cannot be written.
+    Training curves are read from the runs in ``store``, of the arms that are drawn. When the sweep is a
+    search, the page is about its trials. Raises ValueError when the sweep is not in the store or the trials
+    of a search cannot be read, OSError naming the file that cannot be written.
     """
-    curves = read_curves(store, comparison.name, arms=drawn_arms(comparison))
+    search = summary_of(comparison, store / "sweeps" / comparison.name)
+    shown = search.comparison if search else comparison
+    curves = read_curves(store, comparison.name, arms=drawn_arms(shown))
     path = folder / FILE_NAME
-    write_text(path, to_html(comparison, curves, dots=_dots(comparison)))
+    write_text(path, to_html(shown, curves, dots=_dots(shown), search=search))
     return path
 
 
@@ -64,13 +69,20 @@ def _dots(comparison: Comparison) -> list[Dot]:
     ]
 
 
-def to_html(comparison: Comparison, curves: Sequence[Curve] = (), *, dots: Sequence[Dot] = ()) -> str:
+def to_html(
+    comparison: Comparison,
+    curves: Sequence[Curve] = (),
+    *,
+    dots: Sequence[Dot] = (),
+    search: Summary | None = None,
+) -> str:
     """The page. The same comparison, curves and dots give the same text.
 
-    Without ``dots`` the plot of length against accuracy has a dot per arm instead of one per run.
+    With ``search`` it is about the trials of that, and ``comparison`` is of the best of them. Without
+    ``dots`` the plot of length against accuracy has a dot per arm instead of one per run.
     """
     script = _file("sort.js")
-    parts = list(_parts(comparison, curves, dots))
+    parts = list(_of_search(search, curves) if search else _parts(comparison, curves, dots))
     body = tag(
         "body",
         tag("a", "Skip to the results", class_="skip", href="#results"),
@@ -144,6 +156,18 @@ def _parts(comparison: Comparison, curves: Sequence[Curve], dots: Sequence[Dot])
     yield "length", "Length against accuracy", plots.length_plots(drawing, dots)
     yield "missing", "Not in the tables", _missing(comparison)
     yield "provenance", "Provenance", _provenance(comparison)
+
+
+def _of_search(search: Summary, curves: Sequence[Curve]) -> Iterator[_Part]:
+    """Trials instead of arms: without contrasts and claims, which the best of many cannot have."""
+    drawing = Drawing.of(search.comparison)
+    yield from search_parts(search)
+    if drawing.sections:
+        yield "ranking", "The best trials by benchmark", _rankings(drawing)
+    yield "training", "Training of the best trials", plots.training_plots(drawing, curves)
+    if search.comparison.troubles:
+        yield "missing", "Complete trials whose runs are not in the tables", _missing(search.comparison)
+    yield "provenance", "Provenance", _provenance(search.comparison)
 
 
 def _how_to_read(comparison: Comparison) -> Html:
