@@ -155,7 +155,7 @@ def _parts(comparison: Comparison, curves: Sequence[Curve], dots: Sequence[Dot])
     yield "training", "Training", plots.training_plots(drawing, curves)
     yield "length", "Length against accuracy", plots.length_plots(drawing, dots)
     yield "missing", "Not in the tables", _missing(comparison)
-    yield "provenance", "Provenance", _provenance(comparison)
+    yield "provenance", "Provenance", _provenance(comparison, commands=_commands(comparison))
 
 
 def _of_search(search: Summary, curves: Sequence[Curve]) -> Iterator[_Part]:
@@ -167,7 +167,8 @@ def _of_search(search: Summary, curves: Sequence[Curve]) -> Iterator[_Part]:
     yield "training", "Training of the best trials", plots.training_plots(drawing, curves)
     if search.comparison.troubles:
         yield "missing", "Complete trials whose runs are not in the tables", _missing(search.comparison)
-    yield "provenance", "Provenance", _provenance(search.comparison)
+    again = f"tokensweep report {search.comparison.name}"
+    yield "provenance", "Provenance", _provenance(search.comparison, commands=again)
 
 
 def _how_to_read(comparison: Comparison) -> Html:
@@ -285,12 +286,18 @@ def _missing(comparison: Comparison) -> Html:
     return tables.troubles_table(comparison.troubles)
 
 
-def _provenance(comparison: Comparison) -> Html:
+def _commands(comparison: Comparison) -> str:
+    """What runs a sweep again and writes its report."""
     done = [row for row in comparison.rows if row.results]
     seeds = sorted({seed for row in done for seed in row.seeds})
     options = f" scale={comparison.scale}" if comparison.scale else ""
     options += f" seeds={','.join(map(str, seeds))}" if seeds else ""
     sweep = comparison.name.removesuffix(f"-{comparison.scale}") if comparison.scale else comparison.name
+    return f"tokensweep sweep {sweep}{options}\ntokensweep report {comparison.name}"
+
+
+def _provenance(comparison: Comparison, *, commands: str) -> Html:
+    done = [row for row in comparison.rows if row.results]
     facts = [
         ("Sweep", comparison.name),
         *(_of_runs(comparison, done) if done else []),
@@ -298,7 +305,6 @@ def _provenance(comparison: Comparison) -> Html:
         ("Runs left out", f"{len(comparison.troubles):,}"),
     ]
     listed = [item for name, value in facts for item in (tag("dt", name), tag("dd", value))]
-    commands = f"tokensweep sweep {sweep}{options}\ntokensweep report {comparison.name}"
     return join([tag("dl", *listed), tag("h3", "To reproduce"), tag("pre", tag("code", commands))])
 
 

@@ -10,7 +10,7 @@ from tokensweep_analysis.search import sentences
 from tokensweep_analysis.search.evidence import ACCURACY
 from tokensweep_analysis.search.stored import State
 from tokensweep_analysis.search.summary import MOST_SHOWN, Summary
-from tokensweep_analysis.search.wording import unit_of, written_of
+from tokensweep_analysis.search.wording import plain, unit_of, written_of
 from tokensweep_analysis.wording import NOTHING
 
 _BAR = 20  # letters of the longest bar
@@ -48,7 +48,9 @@ def blocks_of(summary: Summary) -> Iterator[Block]:
     )
     if failed := _failed(summary):
         yield Block(title="Failed trials", paragraphs=tuple(failed))
-    yield Block(title="What the numbers are", paragraphs=(" ".join(sentences.facts(summary)),))
+    yield Block(
+        title="What the numbers are", paragraphs=(" ".join(sentences.facts(summary)), summary.comparison.note)
+    )
 
 
 def _column(header: str, cells: Sequence[str]) -> Column:
@@ -114,7 +116,7 @@ def _failed(summary: Summary) -> list[str]:
     """A line per failed trial, the newest ones."""
     failed = list(summary.trials(State.failed))
     lines = [
-        f"{each.arm}, run {' '.join(each.runs.values()) or 'not begun'}: {each.first_reason}"
+        f"{each.arm}, run {' '.join(each.runs.values()) or 'not begun'}: {plain(each.first_reason)}"
         for each in failed
     ]
     more = len(failed) - MOST_SHOWN

@@ -27,7 +27,7 @@ class Evidence:
     is_one_seed: bool = False  # so that the luck of training is not in the noise
     reason: str = ""  # why there is nothing
     left_out: tuple[str, ...] = ()  # arms without scores of the same questions
-    graded_again: tuple[str, ...] = ()  # arms whose samples say something else than was told
+    graded_again: tuple[str, ...] = ()  # arms whose stored samples say something else than was told
 
     @property
     def values(self) -> dict[int, float]:
@@ -80,11 +80,15 @@ def _alike(
     sets = Counter(tuple(own) for own in known.values() if own)
     most = sets.most_common(1)[0][0] if sets else ()
     same = [each for each in trials if most and tuple(known[each.number]) == most]
-    return same, [known[each.number] for each in same], [each for each in trials if each not in same]
+    numbers = {each.number for each in same}
+    others = [each for each in trials if each.number not in numbers]
+    return same, [known[each.number] for each in same], others
 
 
 def _scores(rows: Sequence[Row]) -> Scores:
-    """Mean over seeds per question, in the order of the questions' names."""
+    """Mean over seeds per question, in the order of the questions' names; none where no seed has all."""
+    if not rows or not _by_seed(rows):
+        return {}
     found = {
         (row.setting, row.benchmark, question): score
         for row in rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10, nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from tokensweep_analysis.page.svg import INK, MUTED, PAGE, Look, panel, to_svg
 from tokensweep_analysis.search.ranking import running_best
 from tokensweep_analysis.search.stored import Goal, State, Trial
 from tokensweep_analysis.search.summary import Summary
-from tokensweep_analysis.search.wording import Unit, written
+from tokensweep_analysis.search.wording import Unit, plain, written
 from tokensweep_analysis.wording import counted
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def parallel_panel(summary: Summary, looks: Mapping[int, Look], *, key: str) -> 
         for at, (goal, unit) in enumerate(zip(summary.study.goals, summary.units, strict=True))
     ]
     num_own = len(summary.study.space.parameters)
-    with panel(max(6.4, 1.5 * len(axes_of)), 3.8) as (canvas, axes):
+    with panel(max(10.0, 1.5 * len(axes_of)), 3.6) as (canvas, axes):
         _bundle(axes, axes_of[:num_own], pruned, linestyle=(0, (2.0, 2.0)), alpha=0.35)
         _bundle(axes, axes_of, others, linestyle="-", alpha=0.35)
         for each in reversed(best):
@@ -166,7 +166,7 @@ def parallel_panel(summary: Summary, looks: Mapping[int, Look], *, key: str) -> 
         )
 
 
-def _bundle(axes: Axes, rulers: Sequence[_Axis], trials: Sequence[Trial], **look: object) -> None:
+def _bundle(axes: Axes, rulers: Sequence[_Axis], trials: Sequence[Trial], **look: Any) -> None:
     """Faint lines, all in one path: a thousand of them apart would fill the page."""
     if not rulers or not trials:
         return
@@ -298,5 +298,5 @@ def _scaled(values: Sequence[float], unit: Unit) -> list[float]:
 
 def _clipped(name: str, length: int = _LETTERS) -> str:
     """A name in one line that leaves room for the plot."""
-    plain = " ".join(name.split())
-    return plain if len(plain) <= length else plain[: length - 1] + "…"
+    shown = plain(name)
+    return shown if len(shown) <= length else shown[: length - 1] + "…"

@@ -13,7 +13,7 @@ from tokensweep_analysis.search import figures, sentences
 from tokensweep_analysis.search.evidence import ACCURACY
 from tokensweep_analysis.search.stored import State, Trial
 from tokensweep_analysis.search.summary import MOST_SHOWN, Summary
-from tokensweep_analysis.search.wording import written
+from tokensweep_analysis.search.wording import plain, written
 from tokensweep_analysis.wording import counted
 
 _MOST_ROWS = 1000  # of the table of all trials
@@ -96,7 +96,7 @@ def _failed(trials: Sequence[Trial]) -> Html:
     columns = [
         Column("trial", [each.arm for each in trials]),
         Column("runs", [" ".join(each.runs.values()) or NOTHING for each in trials], is_text=True),
-        Column("reason", [each.first_reason for each in trials], is_text=True),
+        Column("reason", [plain(each.first_reason) for each in trials], is_text=True),
     ]
     return data_table(columns, caption="Failed trials", key="failed", is_sortable=True)
 

@@ -110,7 +110,7 @@ def _remarks(summary: Summary) -> Iterator[str]:
     if evidence.graded_again:
         yield (
             f"Stored samples of {_listed(evidence.graded_again)} say something else than the search was "
-            "told: they were graded again."
+            "told: they were graded again, or some are gone."
         )
 
 
@@ -141,7 +141,7 @@ def parameters(summary: Summary) -> Iterator[str]:
 
 
 def facts(summary: Summary) -> Iterator[str]:
-    """What was run for the numbers, and what must be known of any of them."""
+    """What was run for the numbers, and what must be known of some of them."""
     done = [row for row in summary.comparison.rows if row.results]
     if done:
         yield run_facts(summary.comparison, done)
@@ -153,5 +153,3 @@ def facts(summary: Summary) -> Iterator[str]:
             if part not in ("", ONE_CHECKPOINT):  # that is about intervals, which the ranking does not have
                 remarks.setdefault(part, {})[row.arm] = None
     yield from (f"{', '.join(arms)}: {remark}." for remark, arms in remarks.items())
-    if summary.comparison.note:
-        yield summary.comparison.note

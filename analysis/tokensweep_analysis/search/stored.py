@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -96,8 +97,8 @@ def read_study(path: Path) -> Study:
     space = _space(node)
     trials = [_trial(each, space=space, num_goals=len(goals)) for each in node.nodes("trials")]
     numbers = [each.number for each in trials]
-    if twice := {number for number in numbers if numbers.count(number) > 1}:
-        raise node.wrong("trials", "list every number once", sorted(twice))
+    if twice := sorted(number for number, count in Counter(numbers).items() if count > 1):
+        raise node.wrong("trials", "list every number once", twice)
     return Study(
         name=node.take("name", _text),
         sampler=node.take("sampler", _text),

@@ -40,7 +40,14 @@ def written(value: Value) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "null" if value is None else " ".join(str(value).split()) or "''"
+    return "null" if value is None else plain(str(value)) or "''"
+
+
+def plain(text: str) -> str:
+    """A text in one line, without what would steer a terminal."""
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split())
+    )
 
 
 def written_of(params: Mapping[str, Value], key: str) -> str:
