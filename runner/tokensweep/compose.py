@@ -148,8 +148,7 @@ def _fill_suites(frozen: Frozen, parts: Parts) -> None:
     """Add the held-out suite, hand ``eval.path`` to the suites that read a file, make paths absolute."""
     settings, data = frozen["eval"], frozen.get("data")
     if data and settings["held_out"]:
-        suite = {**data, "split": "test", "size": settings["held_out"]}
-        settings["suites"].setdefault(parts.component("data", data).name, suite)
+        settings["suites"].setdefault(parts.component("data", data).name, _held_out(data, settings))
     for name, suite in settings["suites"].items():
         if settings["path"] and "path" in suite:
             given = _absolute(settings["path"])
@@ -162,6 +161,19 @@ def _fill_suites(frozen: Frozen, parts: Parts) -> None:
     for node in [*here, data, *settings["suites"].values()]:
         if node and node.get("path"):
             node["path"] = str(_absolute(node["path"]))
+
+
+def _held_out(data: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The test split of the training data as ``eval.held_out`` and ``eval.held_out_skip`` have it."""
+    suite = {**data, "split": "test", "size": settings["held_out"]}
+    if "skip" in data:
+        return {**suite, "skip": settings["held_out_skip"]}
+    if settings["held_out_skip"]:
+        raise ValueError(
+            f"eval.held_out_skip must be 0 for {data[KIND]}, which cannot skip problems, got "
+            f"{settings['held_out_skip']}: give it a field skip, or evaluate on another suite (eval=NAME)"
+        )
+    return suite
 
 
 def _fill_files(node: dict[str, Any], *, folder: Path) -> None:

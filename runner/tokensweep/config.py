@@ -83,6 +83,7 @@ class EvalConf:
 
     suites: dict[str, Any] = field(default_factory=dict)
     held_out: int = 0  # problems of the training data's own test split
+    held_out_skip: int = 0  # problems of it that come before them, and that somebody has looked at already
     path: str | None = None  # JSONL file of the suite, or a folder with <suite>.jsonl
     num_samples: int = 8
     temperature: float = 1.0
@@ -209,6 +210,7 @@ _AT_LEAST: tuple[tuple[str, float], ...] = (
     ("optim.grad_clip", 0),
     ("optim.warmup_steps", 0),
     ("eval.held_out", 0),
+    ("eval.held_out_skip", 0),
     ("eval.num_samples", 1),
     ("eval.temperature", 0),
     ("eval.top_k", 0),

@@ -50,6 +50,7 @@ class JsonlProblems:
     held_out: int = 0  # problems of the file, chosen by the hash of their id, that only split=test gives
     split: Split = Split.train
     size: int | None = None  # how many problems of the split; null: all
+    skip: int = 0  # problems of the split that come before them and are left to others
     num_problems: int | None = None  # expected in the file; null: any number
     answer_form: AnswerForm = AnswerForm.text
     answers: str = ""  # hash that the answers must have, see checks.answers_hash; empty: not known
@@ -67,10 +68,14 @@ class JsonlProblems:
         check_day("date", self.date)
         if self.held_out < 0 or (self.size is not None and self.size < 1):
             raise ValueError(f"held_out must be >= 0 and size >= 1, got {self.held_out} and {self.size}")
-        if self.split is Split.test and (self.size or 1) > self.held_out:
+        if self.skip < 0:
+            raise ValueError(f"skip must be at least 0, got {self.skip}")
+        if self.split is Split.test and self.skip + (self.size or 1) > self.held_out:
+            skipped = f" behind the first {self.skip}" if self.skip else ""
             raise ValueError(
                 f"{self.name}: its test split has data.held_out={self.held_out} problems, {self.size} were "
-                "asked for: raise data.held_out, lower eval.held_out, or evaluate on another file (eval=NAME)"
+                f"asked for{skipped}: raise data.held_out, lower eval.held_out, or evaluate on another file "
+                "(eval=NAME)"
             )
         if self.answer_space is not None and self.answer_space < 1:
             raise ValueError(f"answer_space must be at least 1, or null, got {self.answer_space}")
@@ -121,7 +126,7 @@ class JsonlProblems:
     @property
     def num_like_held_out(self) -> int:
         """Problems that are not trained on because they repeat a held-out one, see problems.overlap."""
-        apart = replace(self, split=Split.train, size=None)
+        apart = replace(self, split=Split.train, size=None, skip=0)
         return len(self.whole_file()) - self.num_excluded - self.held_out - len(apart)
 
     def content_hash(self) -> str:
@@ -179,9 +184,20 @@ def _of_split(
     test = {problem.id for problem in ordered[: source.held_out]}
     held_out = tuple(problem for problem in problems if problem.id in test)
     if source.split is Split.test:
-        return held_out[: source.size]
+        return _part(source, held_out)
     rest = tuple(problem for problem in problems if problem.id not in test)
-    return _without(rest, held_out)[: source.size]
+    return _part(source, _without(rest, held_out))
+
+
+def _part(source: JsonlProblems, problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    """The source's ``size`` problems behind the first ``skip``; without ``skip``, as many as there are."""
+    part = problems[source.skip :][: source.size]
+    if source.skip and len(part) < (source.size or 1):
+        raise ValueError(
+            f"{source.name} has {len(problems)} {source.split} problems, but {source.size or 'some'} were "
+            f"asked for behind the first {source.skip}: lower size or skip, or take another file"
+        )
+    return part
 
 
 @lru_cache(maxsize=16)

@@ -45,11 +45,14 @@ class ProceduralTask:
 
     split: Split = Split.train
     size: int = 4096  # distinct problems
+    skip: int = 0  # problems of the split that come before them and are left to others
     max_tokens: int = 32  # limit for a completion, end token included
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
+        if self.skip < 0:
+            raise ValueError(f"skip must be at least 0, got {self.skip}")
         if self.max_tokens < self.longest():
             raise ValueError(
                 f"max_tokens must be at least {self.longest()} for {self.name}, whose longest demonstration "
@@ -90,8 +93,11 @@ class ProceduralTask:
         _problems(self)
 
     def content_hash(self) -> str:
-        """SHA-256 over the difficulty and every prompt; length limit and grader are no content."""
-        knobs = {k: v for k, v in dataclasses.asdict(self).items() if k != "max_tokens"}
+        """SHA-256 over the difficulty and every prompt; length limit and grader are no content.
+
+        Nor is what is skipped: that shows in the prompts.
+        """
+        knobs = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("skip", "max_tokens")}
         rows: list[Any] = [
             self.name,
             knobs,
@@ -114,18 +120,19 @@ class ProceduralTask:
 
 @lru_cache(maxsize=16)
 def _problems(task: ProceduralTask) -> tuple[Problem, ...]:
-    """The first ``size`` distinct prompts of the task's stream that fall into its split.
+    """``size`` distinct prompts of the task's stream that fall into its split, behind the first ``skip``.
 
-    The stream does not depend on the size, so a larger source begins with the smaller one.
+    The stream depends on neither, so a larger source begins with the smaller one, and one that skips as many
+    as another has goes on where that one ends.
     """
-    knobs = {k: v for k, v in dataclasses.asdict(task).items() if k not in ("size", "max_tokens")}
+    knobs = {k: v for k, v in dataclasses.asdict(task).items() if k not in ("size", "skip", "max_tokens")}
     rng = random.Random(derive_seed("problems", task.name, json.dumps(knobs, sort_keys=True)))
     drawn = (task.draw(rng) for _ in count())
-    found = first_of_split(drawn, split=task.split, size=task.size, name=task.name)
+    found = first_of_split(drawn, split=task.split, size=task.skip + task.size, name=task.name)
     return tuple(
         Problem(id=f"{task.name}-{task.split}-{index}", prompt=prompt, answer=answer)
         for index, (prompt, answer) in enumerate(found.items())
-    )
+    )[task.skip :]
 
 
 def first_of_split(drawn: Iterator[tuple[str, T]], *, split: Split, size: int, name: str) -> dict[str, T]:
@@ -143,8 +150,8 @@ def first_of_split(drawn: Iterator[tuple[str, T]], *, split: Split, size: int, n
         stale += 1
         if stale > _PATIENCE:
             raise ValueError(
-                f"{name} has only about {len(found)} distinct {split} problems, but {size} were asked for: "
-                "lower data.size or make the problems larger"
+                f"{name} has only about {len(found)} distinct {split} problems, but {size} were asked for "
+                "(skipped ones count): lower data.size or make the problems larger"
             )
     return found
 

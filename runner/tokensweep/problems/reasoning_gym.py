@@ -73,6 +73,7 @@ class ReasoningGym:
     instruction: str = "{problem}\n\nReason step by step and write the final answer as \\boxed{...}."
     split: Split = Split.train
     size: int = 4096  # distinct problems
+    skip: int = 0  # problems of the split that come before them and are left to others
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
@@ -85,6 +86,8 @@ class ReasoningGym:
             raise ValueError(f"data.options must be a mapping like {{min_terms: 2}}, got {self.options!r}")
         if self.size < 1 or self.max_tokens < 1:
             raise ValueError(f"size and max_tokens must be >= 1, got {self.size} and {self.max_tokens}")
+        if self.skip < 0:
+            raise ValueError(f"skip must be at least 0, got {self.skip}")
         if self.instruction.count(_SLOT) != 1:
             raise ValueError(f"instruction must contain {_SLOT} exactly once, got {self.instruction!r}")
 
@@ -107,7 +110,7 @@ class ReasoningGym:
         return self.size
 
     def __getitem__(self, index: int, /) -> Problem:
-        return _problem(self.family, self._stream()[index])
+        return _problem(self.family, self._stream()[self.skip :][index])
 
     def check(self) -> None:
         """Raise ValueError if package, options, rewards or number of distinct problems are not as needed."""
@@ -151,7 +154,7 @@ class ReasoningGym:
         return json.dumps(dict(self.options or {}), sort_keys=True)
 
     def _stream(self) -> Sequence[tuple[int, Mapping[str, Any]]]:
-        return _stream(self.family, self._options(), self.split, self.size)
+        return _stream(self.family, self._options(), self.split, self.skip + self.size)
 
 
 def read_answer(text: str, *, finished: bool) -> tuple[str | None, str]:
