@@ -22,6 +22,7 @@ tokensweep trains token-level RLVR methods in one trainer and compares them.
   tokensweep sweep NAME|FILE [KEY=VALUE ...]  a sweep file: arms x seeds, ends with the comparison table
   tokensweep train -m hydra/sweeper=optuna_pull KEY='interval(LOW,HIGH)' ...   Optuna chooses the values
   tokensweep plan NAME|FILE|train ...         what would run, without running it
+  tokensweep confirm SEARCH [--top 3]         the best arms of a search on fresh seeds and questions: verdicts
   tokensweep evaluate run=ID|model=NAME ...   sample and grade a benchmark without training
   tokensweep status [SWEEP] [--follow]        what is finished, runs, waits, failed and why
   tokensweep logs RUN [--follow]              the log of a run
@@ -51,7 +52,7 @@ _HYDRA_COMMANDS = ("train", "evaluate")
 _STEERING = ("status", "logs", "cancel", "retry")
 _CARE = ("methods", "data", "sync", "gc", "doctor")
 _READING = ("report", "regrade", "audit", "analyse")
-_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", *_READING, *_STEERING, *_CARE)
+_COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", "confirm", *_READING, *_STEERING, *_CARE)
 
 
 def main() -> None:
@@ -65,6 +66,7 @@ def main() -> None:
         "evaluate": _hydra_app,
         "sweep": _sweep,
         "plan": _plan,
+        "confirm": _confirm,
         "report": _report,
         "regrade": _regrade,
         "audit": _audit,
@@ -175,12 +177,12 @@ def _complete(arguments: Sequence[str]) -> None:
 
 
 def _sweep(arguments: Sequence[str]) -> None:
-    from tokensweep.options import load_chosen, sweep_parser
+    from tokensweep.options import load_chosen, split_launcher, sweep_parser
     from tokensweep.orchestrate import run_sweep
     from tokensweep.search.read import load_search
 
     options = sweep_parser("sweep").parse_args(arguments[1:])
-    launcher, overrides = _launcher(options.overrides)
+    launcher, overrides = split_launcher(options.overrides)
     if (given := load_search(options.name, overrides)) is not None:
         from tokensweep.search.launch import run_search
 
@@ -192,12 +194,12 @@ def _sweep(arguments: Sequence[str]) -> None:
 def _plan(arguments: Sequence[str]) -> None:
     from rich.console import Console
 
-    from tokensweep.options import load_chosen, sweep_parser
+    from tokensweep.options import load_chosen, split_launcher, sweep_parser
     from tokensweep.orchestrate import dry_run
     from tokensweep.search.read import load_search, search_of_arguments
 
     options = sweep_parser("plan").parse_args([a for a in arguments[1:] if a not in ("-m", "--multirun")])
-    launcher, overrides = _launcher(options.overrides)
+    launcher, overrides = split_launcher(options.overrides)
     is_train = options.name == "train"
     given = search_of_arguments(overrides) if is_train else load_search(options.name, overrides)
     if given is not None:
@@ -219,11 +221,10 @@ def _plan(arguments: Sequence[str]) -> None:
         dry_run(sweep, launcher=launcher)
 
 
-def _launcher(overrides: Sequence[str]) -> tuple[str, list[str]]:
-    """What ``hydra/launcher=`` says, and the other overrides: it is of the command and not of a run."""
-    key = "hydra/launcher="
-    given = [text.removeprefix(key) for text in overrides if text.startswith(key)]
-    return (given or ["local"])[-1], [text for text in overrides if not text.startswith(key)]
+def _confirm(arguments: Sequence[str]) -> None:
+    from tokensweep.search.confirm import confirm_command
+
+    confirm_command(arguments[1:])
 
 
 def _report(arguments: Sequence[str]) -> None:

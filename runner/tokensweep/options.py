@@ -111,19 +111,27 @@ def load_chosen(name: str, overrides: Sequence[str]) -> Sweep:
         name,
         scale=own["scale"],
         seeds=seeds_of(own["seeds"]) or None,
-        arms=_words(own["arms"]) or None,
+        arms=words_of(own["arms"]) or None,
         overrides=rest,
     )
     return replace(sweep, name=own["sweep"]) if own["sweep"] else sweep
 
 
+def split_launcher(overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """What ``hydra/launcher=`` says, and the other overrides: it is of the command and not of a run."""
+    key = "hydra/launcher="
+    given = [text.removeprefix(key) for text in overrides if text.startswith(key)]
+    return (given or ["local"])[-1], [text for text in overrides if not text.startswith(key)]
+
+
 def seeds_of(text: str) -> list[int]:
-    """The numbers of ``seeds=0,1,2``. Raises ValueError for what is none."""
+    """The seeds that ``seeds=`` lists. Raises ValueError for anything but whole numbers."""
     try:
-        return [int(seed) for seed in _words(text)]
+        return [int(seed) for seed in words_of(text)]
     except ValueError:
         raise ValueError(f"seeds= must be whole numbers, as in seeds=0,1,2, got {text!r}") from None
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of a list with commas, in brackets or not."""
     return [word.strip() for word in text.strip("[]").split(",") if word.strip()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -30,11 +30,12 @@ def multirun(job_overrides: Sequence[Sequence[str]], *, name: str | None, scale:
     return adhoc_sweep(jobs, name=name or f"adhoc-{digest(jobs)[:8]}", scale=scale)
 
 
-def run_sweep(sweep: Sweep, *, launcher: str) -> list[str]:
+def run_sweep(sweep: Sweep, *, launcher: str, check: Callable[[Plan], None] | None = None) -> list[str]:
     """Do everything that a sweep still needs, then print its table; returns a run id per job.
 
     On a cluster this returns as soon as the jobs are submitted, unless ``wait=true``. Leaves with exit code
-    1 when a run failed. Raises ValueError when a job cannot be planned, and nothing has started then.
+    1 when a run failed. ``check`` sees the plan before a run is written. Raises ValueError, as ``check``
+    may, when a job cannot be planned, and nothing has started then.
     """
     from tokensweep.sync import check_uri
 
@@ -43,6 +44,8 @@ def run_sweep(sweep: Sweep, *, launcher: str) -> list[str]:
     plan = make_plan(_announced(sweep, console))
     check_uri(plan.tracking_uri)
     check_launcher(plan, launcher)
+    if check is not None:
+        check(plan)
     if launcher == "local":
         check_machine(plan)
     write_plan(plan, group=group_of(plan))
@@ -179,8 +182,11 @@ def ui_command(tracking_uri: str, store: Path) -> str:
     return f"mlflow server --host 127.0.0.1 --backend-store-uri {backend}   # http://127.0.0.1:5000"
 
 
-def dry_run(sweep: Sweep, *, launcher: str) -> None:
-    """Print what a sweep would run, and on a cluster write the batch files; nothing runs."""
+def dry_run(sweep: Sweep, *, launcher: str, check: Callable[[Plan], None] | None = None) -> None:
+    """Print what a sweep would run, and on a cluster write the batch files; nothing runs.
+
+    Raises ValueError as :func:`run_sweep` does.
+    """
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
@@ -191,6 +197,8 @@ def dry_run(sweep: Sweep, *, launcher: str) -> None:
     register_components()
     plan = make_plan(sweep)
     check_launcher(plan, launcher)
+    if check is not None:
+        check(plan)
     print_plan(plan, console)
     missing = {run.run_id for run in plan.missing()}
     table = Table("setting", "arm", "seed", "run", "state", box=None, pad_edge=False)

@@ -123,7 +123,7 @@ def test_a_source_that_knows_no_skip_cannot_skip() -> None:
 
     suites = freeze_run(["data=unskipping", "eval.held_out=3"])["eval"]["suites"]
     assert suites["unskipping"]["size"] == 3
-    with pytest.raises(ValueError, match="eval.held_out_skip must be 0 for data/unskipping, .* got 2"):
+    with pytest.raises(ValueError, match=r"eval.held_out_skip must be 0 for data/unskipping, .* got 2"):
         freeze_run(["data=unskipping", "eval.held_out_skip=2"])
-    with pytest.raises(ValueError, match="eval.held_out_skip must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"eval.held_out_skip must be at least 0, got -1"):
         freeze_run(["eval.held_out_skip=-1"])
