@@ -51,6 +51,7 @@ class Source:
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)  # setting and arm
     tags: Mapping[str, str] = field(default_factory=dict)
+    results: Mapping[str, float] = field(default_factory=dict)  # shown beside the run's own
     color: str = ""
 
 
@@ -75,7 +76,7 @@ def sync_training_run(experiment: Experiment, source: Source, record: RunRecord,
     run = experiment.run(record.run_id, name=source.name, start=record.started or time.time())
     params = {key: str(value) for key, value in flatten(plan["identity"]).items()} | {**source.labels}
     points = _training_points(source.run_dir, record, since=int(run.data.tags.get(_SYNCED_STEP, 0)))
-    final = bars(_results(plan, record, scored), known=run.data.metrics)
+    final = bars(_results(plan, record, scored) | {**source.results}, known=run.data.metrics)
     tags = {
         **source.labels,
         **source.tags,

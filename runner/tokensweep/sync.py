@@ -28,6 +28,8 @@ from tokensweep.mlflow_summary import Times, sync_arms, sync_report
 from tokensweep.mlflow_training import Shown, Source, axes_of, flatten, sync_training_run
 from tokensweep.mlflow_view import TAG, Layout, View, encode, page, view_url, views_of
 from tokensweep.redact import redact
+from tokensweep.search.copy import copy_study
+from tokensweep.search.spec import is_search, search_folder
 from tokensweep_analysis.wording import counted
 
 ADHOC = "tokensweep/adhoc"  # experiment of runs that belong to no sweep
@@ -67,9 +69,11 @@ class SyncReport:
 def sync_sweep(store: Path, name: str, *, uri: str) -> SyncReport:
     """Project the runs of a sweep and its report. Raises ValueError when there is no such sweep."""
     sweep = read_json(store / "sweeps" / name / "sweep.json")
+    problem = copy_study(store, name) if is_search(store, name) else ""
     sources = _sources(store, name, sweep["runs"])
     queue = look(store, Scheduler())
     with _reporting(uri) as report, _one_at_a_time(store):
+        report.problems += [problem] if problem else []
         experiment = Experiment(connect(uri, artifacts=store / "mlartifacts"), name)
         for source in sources:
             report.add(experiment, source, queue)
@@ -121,6 +125,7 @@ def _sources(store: Path, name: str, entries: Sequence[Mapping[str, Any]]) -> li
     by_run: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
         by_run.setdefault(entry["run_id"], []).append(entry)
+    trials = _trials(store, name)
     sources = []
     for run_id, own in by_run.items():
         setting, arm = (", ".join(dict.fromkeys(str(e[key]) for e in own)) for key in ("setting", "arm"))
@@ -129,11 +134,37 @@ def _sources(store: Path, name: str, entries: Sequence[Mapping[str, Any]]) -> li
             run_dir=store / "runs" / run_id,
             name=f"{setting} {arm} seed {seed}".strip(),
             labels={"setting": setting, "arm": arm},
-            tags={"sweep": name, "seed": seed, "group": f"{setting} {arm}".strip()},
+            tags={"sweep": name, "seed": seed, "group": f"{setting} {arm}".strip(), **_tags(trials.get(arm))},
+            results=_told(trials.get(arm)),
             color=color_of(places[own[0]["arm"]]),
         )
         sources.append(source)
     return sources
+
+
+def _trials(store: Path, name: str) -> dict[str, Mapping[str, Any]]:
+    """The trials of a search by arm; none of another sweep."""
+    if not is_search(store, name):
+        return {}
+    node = read_json(search_folder(store, name) / "trials.json")
+    names = [str(objective["name"]) for objective in node["objectives"]]
+    return {row["arm"]: {**row, "objectives": names} for row in node["trials"]}
+
+
+def _tags(trial: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a run shows of its trial, to filter by."""
+    if trial is None:
+        return {}
+    return {"trial": str(trial["number"]), "trial.state": str(trial["state"])}
+
+
+def _told(trial: Mapping[str, Any] | None) -> dict[str, float]:
+    """The values that a search was told of a trial, and the step at which it was given up."""
+    if trial is None:
+        return {}
+    values = zip(trial["objectives"], trial["values"] or (), strict=False)
+    told = {f"trial/{name}": float(value) for name, value in values}
+    return told | ({"trial/pruned_step": float(trial["pruned_step"])} if trial["pruned_step"] else {})
 
 
 class _Report:

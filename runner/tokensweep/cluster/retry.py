@@ -13,6 +13,8 @@ from tokensweep.cluster.submission import Submission, submissions
 from tokensweep.cluster.submit import Order, submit_missing
 from tokensweep.identity import read_json
 from tokensweep.ledger import read_run
+from tokensweep.search.element import Planned
+from tokensweep.search.spec import is_search, search_folder
 
 
 def retry(store: Path, name: str, *, tracking_uri: str, scheduler: Scheduler) -> list[Submission]:
@@ -24,6 +26,8 @@ def retry(store: Path, name: str, *, tracking_uri: str, scheduler: Scheduler) ->
     earlier = [one for one in submissions(store, sweep=name) if one.stage != "report"]
     if not earlier:
         raise ValueError(f"{name} was never submitted to a cluster: give the sweep's own command again")
+    if is_search(store, name):
+        return _retry_search(store, name, earlier[-1], tracking_uri=tracking_uri, scheduler=scheduler)
     site = load_site(earlier[-1].site)
     made: list[Submission] = []
     for snapshot, run_ids in _by_code(store, name, earlier).items():
@@ -38,6 +42,22 @@ def retry(store: Path, name: str, *, tracking_uri: str, scheduler: Scheduler) ->
         )
         made += submit_missing(order, snapshot, scheduler)
     return made
+
+
+def _retry_search(
+    store: Path, name: str, last: Submission, *, tracking_uri: str, scheduler: Scheduler
+) -> list[Submission]:
+    """Submit the elements that a search lacks, with the code and the requests of its last submission."""
+    from tokensweep.search.launch import missing_elements, order_of
+
+    folder = search_folder(store, name)
+    planned, elements = Planned.read(folder), missing_elements(folder)
+    if not elements or last.snapshot is None:
+        return []
+    order = order_of(
+        planned.search, planned.config, elements, store=store, site=last.site, tracking_uri=tracking_uri
+    )
+    return submit_missing(order, open_snapshot(Path(last.snapshot)), scheduler)
 
 
 def _by_code(store: Path, name: str, earlier: Sequence[Submission]) -> dict[Snapshot, list[str]]:

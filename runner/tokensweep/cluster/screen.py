@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from tokensweep.cluster.reconcile import State
-from tokensweep.cluster.status import TROUBLE, RunRow, SweepStatus, span
+from tokensweep.cluster.status import OPEN, TROUBLE, RunRow, SweepStatus, span
 from tokensweep.cluster.waiting import in_words
 from tokensweep_analysis.layout import Cell, Column, FittedTable
 
@@ -20,7 +20,14 @@ def screen(status: SweepStatus) -> RenderableType:
     """A line per arm, then what is wrong and what is waited for."""
     counts = ", ".join(f"{number} {state}" for state, number in sorted(status.counts().items()))
     number = f"{len(status.rows)} run" + ("" if len(status.rows) == 1 else "s")
-    parts: list[RenderableType] = [_arms(status.rows), Text(f"{number}: {counts}")]
+    is_search = status.search is not None
+    shown = [row for row in status.rows if not is_search or row.state.state in OPEN]
+    parts: list[RenderableType] = [_arms(shown)] if shown or not is_search else []
+    parts.append(Text(f"{number}: {counts}"))
+    if status.search is not None:
+        parts.append(Text(str(status.search)))
+        if status.search.remark:
+            parts.append(Text(status.search.remark, "yellow"))
     if status.silence:
         told = f"SLURM does not answer, so this is what the run folders say: {status.silence}"
         parts.append(Text(told, "yellow"))

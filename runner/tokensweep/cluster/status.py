@@ -15,6 +15,8 @@ from tokensweep.cluster.scheduler import Scheduler
 from tokensweep.files import last_lines, read_tail
 from tokensweep.identity import read_json
 from tokensweep.ledger import RunRecord, last_attempt, read_run
+from tokensweep.search.spec import is_search
+from tokensweep.search.standing import Standing, standing
 
 _TAIL_LINES = 3
 _RECENT_STEPS = 10  # that speed is taken over
@@ -47,15 +49,19 @@ class SweepStatus:
     sweep: str
     rows: tuple[RunRow, ...]
     silence: str = ""
+    search: Standing | None = None  # of a sweep whose arms are trials
 
     @property
     def open(self) -> bool:
         """Whether something runs or is going to."""
-        return any(row.state.state in OPEN for row in self.rows)
+        at_work = self.search is not None and self.search.elements > 0
+        return at_work or any(row.state.state in OPEN for row in self.rows)
 
     @property
     def complete(self) -> bool:
-        """Whether every run is finished."""
+        """Whether every run is finished; of a search, whether every trial is told."""
+        if self.search is not None:
+            return self.search.told >= self.search.planned
         return all(row.state.state is State.finished for row in self.rows)
 
     def counts(self) -> Counter[str]:
@@ -69,6 +75,7 @@ class SweepStatus:
             "sweep": self.sweep,
             "silence": self.silence,
             "counts": dict(self.counts()),
+            **({"search": asdict(self.search)} if self.search else {}),
             "runs": [{key: _finite(value) for key, value in row.items()} for row in rows],
         }
 
@@ -85,7 +92,8 @@ def sweep_status(store: Path, name: str, scheduler: Scheduler, *, queue: Queue |
     entries = read_json(store / "sweeps" / name / "sweep.json")["runs"]
     queue = queue or look(store, scheduler)
     rows = [_row(store, entry, queue) for entry in {entry["run_id"]: entry for entry in entries}.values()]
-    return SweepStatus(sweep=name, rows=tuple(rows), silence=queue.silence)
+    search = standing(store, name, queue) if is_search(store, name) else None
+    return SweepStatus(sweep=name, rows=tuple(rows), silence=queue.silence, search=search)
 
 
 def state_of(run_dir: Path, queue: Queue) -> tuple[RunRecord, RunState]:

@@ -209,9 +209,10 @@ def _quoted(path: Path) -> str:
 class Living:
     """Which elements of a search work, or are going to. SLURM is asked once in a few seconds."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._name, self._asked = folder, folder.parent.name, -math.inf
-        self._queue = Queue()
+    def __init__(self, folder: Path, *, queue: Queue | None = None) -> None:
+        """With a ``queue``, that is what SLURM says, and it is not asked."""
+        self._folder, self._name = folder, folder.parent.name
+        self._queue, self._asked = queue or Queue(), math.inf if queue else -math.inf
 
     def __call__(self, element: int) -> bool:
         """Whether a process is this element, or its job is still in the queue as far as is known."""

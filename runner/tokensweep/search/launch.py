@@ -32,6 +32,7 @@ from tokensweep.sweepfile import Job
 from tokensweep_analysis.wording import counted
 
 if TYPE_CHECKING:
+    from tokensweep.cluster.submit import Order
     from tokensweep.search.study import Study
 
 _POLL_S = 0.3
@@ -224,7 +225,7 @@ def _submit(plan: SearchPlan, study: Study, console: Console) -> bool:
             "nothing to submit: all trials are told"
         )  # fmt: skip
         return bool(at_work)
-    made = submit_missing(order_of(plan, elements), take_snapshot(plan.base.store), Scheduler())
+    made = submit_missing(_order(plan, elements), take_snapshot(plan.base.store), Scheduler())
     show_submissions(made, console)
     if not plan.base.wait:
         name = plan.search.name
@@ -237,19 +238,36 @@ def _submit(plan: SearchPlan, study: Study, console: Console) -> bool:
     return True
 
 
-def order_of(plan: SearchPlan, elements: Sequence[int]) -> Any:
-    """The order of elements at the plan's site. Raises ValueError for a site that is not known."""
+def missing_elements(folder: Path) -> list[int]:
+    """The elements that the search in ``folder`` lacks. Raises ValueError for a study out of reach."""
+    from tokensweep.search.study import Study
+
+    planned = Planned.read(folder)
+    study = Study(planned.search, folder, steps=planned.config["steps"], uri=storage_uri())
+    return elements_to_start(study, Living(folder))
+
+
+def order_of(
+    search: Search,
+    config: Mapping[str, Any],
+    elements: Sequence[int],
+    *,
+    store: Path,
+    site: str | None,
+    workers: int = 0,
+    tracking_uri: str = "",
+) -> Order:
+    """The order of elements at a site. Raises ValueError for a site that is not known."""
     from tokensweep.cluster.arrange import Need
     from tokensweep.cluster.site import load_site, site_request
     from tokensweep.cluster.submit import Order
 
-    site = load_site(plan.base.site)
-    path = Path(plan.base.site or "")
-    request = site_request(site, "train", plan.config["resources"]["train"])
-    compute = plan.config["compute"]
+    found, path = load_site(site), Path(site or "")
+    request = site_request(found, "train", config["resources"]["train"])
+    compute = config["compute"]
     needs = [
         Need(
-            run_id=seat_of(plan.search.name, element),
+            run_id=seat_of(search.name, element),
             trained=False,
             train=request,
             evaluate=None,
@@ -259,13 +277,25 @@ def order_of(plan: SearchPlan, elements: Sequence[int]) -> Any:
         for element in elements
     ]
     return Order(
-        store=plan.base.store,
-        sweep=plan.search.name,
-        site=site,
-        site_name=str(path.resolve()) if path.suffix else site.name,
+        store=store,
+        sweep=search.name,
+        site=found,
+        site_name=str(path.resolve()) if path.suffix else found.name,
         needs=needs,
-        workers=plan.base.workers,
+        workers=workers,
         stage="search",
+        tracking_uri=tracking_uri,
+    )
+
+
+def _order(plan: SearchPlan, elements: Sequence[int]) -> Order:
+    return order_of(
+        plan.search,
+        plan.config,
+        elements,
+        store=plan.base.store,
+        site=plan.base.site,
+        workers=plan.base.workers,
         tracking_uri=plan.base.tracking_uri,
     )
 
@@ -350,7 +380,7 @@ def _show_batch(plan: SearchPlan, missing: int, console: Console) -> None:
     from tokensweep.cluster.snapshot import take_snapshot
     from tokensweep.cluster.submit import write_batch_files
 
-    order = order_of(plan, range(missing))
+    order = _order(plan, range(missing))
     hours = sum(need.train.device_hours for need in order.needs)
     devices = "GPU" if order.needs[0].train.gpus else "CPU"
     console.print(f"at most {hours:.1f} {devices}-hours if every element uses a whole time limit")

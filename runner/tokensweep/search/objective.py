@@ -32,15 +32,14 @@ def _value(objective: Objective, run_dir: Path) -> float:
 
 
 def _accuracy(run_dir: Path) -> float:
-    """Mean over all questions of all suites of the share of right samples."""
-    right, questions = 0.0, 0
-    for entry in read_json(run_dir / "plan.json")["evals"]:
-        told = read_json(run_dir / "evals" / f"{entry['suite']}-{entry['eval_id']}" / "eval.json")["summary"]
-        right += told["avg"] * told["problems"]
-        questions += told["problems"]
-    if not questions:
+    """The share of right samples, mean over suites that weigh the same: ``pooled/avg`` of every table."""
+    suites = [
+        read_json(run_dir / "evals" / f"{entry['suite']}-{entry['eval_id']}" / "eval.json")["summary"]["avg"]
+        for entry in read_json(run_dir / "plan.json")["evals"]
+    ]
+    if not suites:
         raise ValueError(f"{run_dir.name} has no evaluation, so it has no accuracy: give eval=NAME")
-    return right / questions
+    return fmean(suites)
 
 
 def _last(run_dir: Path, metric: str) -> float:

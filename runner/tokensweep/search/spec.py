@@ -34,7 +34,7 @@ class Pruner(StrEnum):
 class Objective(StrEnum):
     """What a trial is judged by, mean over its seeds."""
 
-    accuracy = "accuracy"  # share of right samples, over all questions of all suites
+    accuracy = "accuracy"  # share of right samples; suites weigh the same
     tokens = "tokens"  # completion tokens that training sampled
     device_hours = "device_hours"  # worked, times devices
 
