@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 
 from tokensweep.compose import freeze_run, register_components
-from tokensweep.identity import read_json
-from tokensweep.ledger import read_run
 from tokensweep.orchestrate import dry_run
 from tokensweep.plan import Plan, make_plan
 from tokensweep.problems.protocol import ProblemSource

@@ -32,7 +32,8 @@ from tokensweep.seeds import derive_seed
 _ELEMENT, _RUNS, _REASON = "element", "runs", "reason"  # attributes of a trial
 _AGAIN, _REPEATS, _TRIES = "again", "repeats", "tries"
 _MOST_TRIES = 3  # of the same values, when what went wrong is no fault of theirs
-_PATIENCE = 50  # values in a row that were tried before, until a space counts as exhausted
+_PATIENCE = 200  # values in a row that were tried before, until a space counts as exhausted
+_INSISTS = 5  # of those, until the next ones are drawn at random
 _REDUCTION = (
     3  # of successive halving: one trial in three gets beyond a rung; Optuna's and Hyperband's default
 )
@@ -92,12 +93,13 @@ class Study:
         """
         with self._taking_turns():
             self._bury(is_alive)
-            for _ in range(_PATIENCE):
+            for repeated in range(_PATIENCE):
                 trials = self._study.get_trials(deepcopy=False)
                 has_waiting = any(one.state is TrialState.WAITING for one in trials)
                 if not has_waiting and (only_waiting or sum(map(_counts, trials)) >= self.search.trials):
                     return None
-                self._study.sampler = _sampler(self.search, asked=len(trials))
+                sampler = self.search.sampler if repeated < _INSISTS else Sampler.random
+                self._study.sampler = _sampler(self.search, sampler, asked=len(trials))
                 with _quietly():
                     trial = self._study.ask()
                     params = self.search.space.suggest(trial)
@@ -260,11 +262,11 @@ def _all_tried(trials: Sequence[FrozenTrial], size: float) -> bool:
     return len(tried) >= size
 
 
-def _sampler(search: Search, *, asked: int) -> optuna.samplers.BaseSampler:
+def _sampler(search: Search, sampler: Sampler, *, asked: int) -> optuna.samplers.BaseSampler:
     """A sampler for one choice; its seed depends on how many trials there were, so on no process."""
     seed = derive_seed(search.sampler_seed, "search", asked) % 2**32
     with _quietly():
-        match search.sampler:
+        match sampler:
             case Sampler.random:
                 return optuna.samplers.RandomSampler(seed=seed)
             case Sampler.tpe:
