@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from tokensweep.files import last_line
 from tokensweep.identity import read_json
@@ -42,7 +43,7 @@ class Board:
             return
         table = Table.grid(padding=(0, 2))
         for folder in working:
-            table.add_row(*_row(folder, self._labels.get(folder.name, folder.name)))
+            table.add_row(*map(Text, _row(folder, self._labels.get(folder.name, folder.name))))
         grid = Table.grid()
         grid.add_row(table)
         grid.add_row(self._bar)
@@ -51,7 +52,7 @@ class Board:
     def waits(self, folder: Path) -> None:
         """Say that somebody else works on a run."""
         label = self._labels.get(folder.name, folder.name)
-        self._console.print(f"[yellow]waits[/]  {label}  another process works on it: {folder}")
+        self._say("waits", "yellow", f"{label}  another process works on it: {folder}")
 
     def ended(self, folder: Path) -> None:
         """A run left the board: say how it ended."""
@@ -60,12 +61,14 @@ class Board:
         label = self._labels.get(folder.name, folder.name)
         seconds = f"{record.seconds:.0f} s"
         if record.status == "finished":
-            self._console.print(f"[green]done[/]   {label}  {seconds}")
+            self._say("done", "green", f"{label}  {seconds}")
         else:
             reason = record.error or "the worker ended without a word; its log is in the run folder"
-            self._console.print(
-                f"[red]{record.status}[/] {label}  {reason.splitlines()[0]}\n         {folder}"
-            )
+            self._say(record.status, "red", f"{label}  {reason.splitlines()[0]}\n         {folder}")
+
+    def _say(self, word: str, style: str, rest: str) -> None:
+        """A line of plain text: labels and errors have brackets that are no markup."""
+        self._console.print(Text.assemble((f"{word:6}", style), f" {rest}"))
 
     def stop(self) -> None:
         """Take the live display down."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from tests.spine.test_settings import plan_of
 
@@ -35,3 +37,24 @@ def test_a_run_that_another_process_works_on_is_waited_for_and_named(tmp_path: P
     waiting.join(timeout=30)
     assert not waiting.is_alive()
     assert "waits  ops run seed 0  another process works on it" in printed.getvalue()
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_brackets_of_a_label_and_of_an_error_are_shown_as_they_are(tmp_path: Path, is_terminal: bool) -> None:
+    plan = plan_of(tmp_path)
+    write_plan(plan)
+    (run,) = plan.runs
+    folder = run.dir(tmp_path)
+    printed = io.StringIO()
+    console = Console(file=printed, width=200, force_terminal=is_terminal, no_color=True)
+    board = Board(console, labels={run.run_id: "ops method=[dapo,tis] seed 0"})
+    board.start(total=1, done=0)
+    board.waits(folder)
+    with Attempt.open(folder) as attempt:
+        board.show([folder])
+        attempt.event(Kind.failed, error="prompts must be [of] tokens, got [/tmp/x]", **{"class": "other"})
+    board.ended(folder)
+    board.stop()
+    for line in ("waits  ops method=[dapo,tis] seed 0", "failed ops method=[dapo,tis] seed 0"):
+        assert line in re.sub("\\x1b\\[[0-9;?]*[a-zA-Z]", "", printed.getvalue())
+    assert "prompts must be [of] tokens, got [/tmp/x]" in printed.getvalue()
