@@ -102,6 +102,12 @@ def main() -> None:
         if os.environ.get("TOKENSWEEP_TRACEBACK"):
             raise
         _fail(_told(error))
+    except RuntimeError as error:
+        from tokensweep.rollout.vllm.errors import EngineError  # whoever raised it has imported torch
+
+        if not isinstance(error, EngineError) or os.environ.get("TOKENSWEEP_TRACEBACK"):
+            raise
+        _fail(str(error))
 
 
 def _told(error: Exception) -> str:
