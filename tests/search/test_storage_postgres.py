@@ -109,11 +109,18 @@ def test_a_study_outlives_the_server_which_is_said_meanwhile(postgres: Postgres,
     assert [one.state for one in _study(database).trials] == [TrialState.COMPLETE] * 3
 
 
-def test_no_connection_is_kept_between_two_uses(postgres: Postgres, database: str) -> None:
+def test_an_idle_connection_ends_and_the_next_use_makes_another(
+    postgres: Postgres, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokensweep.search.database._IDLE", "300ms")
     study = _study(database)
     _tell(study)
-    name = database.rpartition("/")[2]
-    assert postgres.execute(f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'") == "0"
+    count = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database.rpartition('/')[2]}'"
+    end = time.monotonic() + 20
+    while postgres.execute(count) != "0":
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert _tell(study) == 1
 
 
 def test_a_wrong_password_is_said_without_it(postgres: Postgres, database: str) -> None:
