@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.analysis.search.made import FRACTION, a_pruned, a_trial, write_search
@@ -26,7 +27,7 @@ _WIDE = """
 @pytest.fixture
 def page(browser: Browser, tmp_path: Path) -> Iterator[Browser]:
     """A browser with a search over seven parameters of long names and values."""
-    space = [FRACTION] + [
+    space: list[dict[str, Any]] = [FRACTION] + [
         {"key": f"method.token_weights.with_a_long_name_{at}", "choices": ["a_long_choice" * 3, "short"]}
         for at in range(6)
     ]

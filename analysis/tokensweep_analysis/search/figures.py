@@ -85,7 +85,9 @@ def front_panel(summary: Summary, first: int, second: int, looks: Mapping[int, L
             *_across(behind, first, second, units), color=MUTED, marker="o", linestyle="none", alpha=0.5
         )
         if len(summary.study.goals) == 2:
-            axes.plot(*_across(on_front, first, second, units), color=INK, linewidth=1.2)
+            # Who has one of the front has anything that is worse in x with it, up to the next one.
+            steps = "steps-post" if summary.study.goals[second].sign < 0 else "steps-pre"
+            axes.plot(*_across(on_front, first, second, units), color=INK, linewidth=1.2, drawstyle=steps)
         for each in on_front:
             look = looks.get(each.number, Look(INK, "o", (None, None)))
             axes.plot(

@@ -22,7 +22,7 @@ from tokensweep_analysis.search.summary import Summary
 from tokensweep_analysis.tables import compare
 
 HOSTILE = "<script>alert('x')</script>\"& $x$"
-SPACE = [
+SPACE: list[dict[str, Any]] = [
     {"key": "kind", "choices": [HOSTILE, "all"]},
     {**FRACTION, "when": {"kind": [HOSTILE]}},
     {"key": "optim.lr", "low": 1e-6, "high": 1e-3, "log": True},

@@ -72,7 +72,8 @@ def test_a_noisier_value_is_drawn_further() -> None:
 
 def test_values_that_differ_no_more_than_noise_become_one() -> None:
     found = shrink([0.4, 0.5, 0.6, 0.5], np.full(4, 0.01))
-    assert (found.values, found.spread) == (pytest.approx([0.5] * 4), 0.0)
+    assert found.values == pytest.approx([0.5] * 4)
+    assert found.spread == 0.0
 
 
 def test_without_noise_nothing_is_shrunk_even_when_all_are_equal() -> None:
