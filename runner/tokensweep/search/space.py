@@ -92,7 +92,9 @@ class Parameter:
     def as_json(self) -> dict[str, Any]:
         """Its fields, without those that say nothing."""
         told = {name: getattr(self, name) for name in ("low", "high", "integer", "log", "step")}
-        kept: dict[str, Any] = {name: value for name, value in told.items() if value not in (None, False)}
+        kept: dict[str, Any] = {
+            name: value for name, value in told.items() if value is not None and value is not False
+        }
         if self.choices:
             kept["choices"] = list(self.choices)
         if self.when:
