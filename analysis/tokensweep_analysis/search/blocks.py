@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tokensweep_analysis.layout import Cell, Column
 from tokensweep_analysis.search import sentences
-from tokensweep_analysis.search.evidence import ACCURACY
+from tokensweep_analysis.search.ranking import ACCURACY
 from tokensweep_analysis.search.stored import State
 from tokensweep_analysis.search.summary import MOST_SHOWN, Summary
 from tokensweep_analysis.search.wording import plain, unit_of, written_of

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokensweep_analysis.search.ranking import ACCURACY
 from tokensweep_analysis.search.shrinkage import FEWEST, Shrunk, question_noise, seed_noise, shrink
 from tokensweep_analysis.search.stored import Study, Trial
 from tokensweep_analysis.tables import Row
 
-ACCURACY = "accuracy"  # the objective whose noise is known
 _SAME = 1e-6  # of two means of the same scores
 
 Scores = Mapping[tuple[str, str, str], float]  # by setting, benchmark, question

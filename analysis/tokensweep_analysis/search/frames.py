@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tokensweep_analysis.search.evidence import ACCURACY
+from tokensweep_analysis.search.ranking import ACCURACY
 from tokensweep_analysis.search.stored import Trial
 from tokensweep_analysis.search.summary import Summary
 

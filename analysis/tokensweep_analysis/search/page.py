@@ -10,7 +10,7 @@ from tokensweep_analysis.page.numbers import NOTHING
 from tokensweep_analysis.page.svg import Look, looks, swatch
 from tokensweep_analysis.page.tables import Column, data_table
 from tokensweep_analysis.search import figures, sentences
-from tokensweep_analysis.search.evidence import ACCURACY
+from tokensweep_analysis.search.ranking import ACCURACY
 from tokensweep_analysis.search.stored import State, Trial
 from tokensweep_analysis.search.summary import MOST_SHOWN, Summary
 from tokensweep_analysis.search.wording import plain, written

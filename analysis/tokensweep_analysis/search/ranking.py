@@ -10,6 +10,8 @@ import numpy as np
 
 from tokensweep_analysis.search.stored import Goal, State, Study, Trial
 
+ACCURACY = "accuracy"  # the objective that verdicts are about, and whose noise is known
+
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
@@ -42,14 +44,16 @@ def counts_of(study: Study) -> Counts:
 def ranking(study: Study) -> tuple[Trial, ...]:
     """The complete trials, best first, ties by number; of several objectives the front first.
 
-    Inside of the front and behind it trials stand by their first objective.
+    Inside of the front and behind it trials stand by their accuracy, or, where that is no objective, by the
+    first one.
     """
     first = frozenset(front(study))
-    sign = study.goals[0].sign
+    place = next((at for at, goal in enumerate(study.goals) if goal.name == ACCURACY), 0)
+    sign = study.goals[place].sign
     return tuple(
         sorted(
             study.complete,
-            key=lambda each: (each.number not in first, -sign * _values(each)[0], each.number),
+            key=lambda each: (each.number not in first, -sign * _values(each)[place], each.number),
         )
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tokensweep_analysis.intervals import ONE_CHECKPOINT
-from tokensweep_analysis.search.evidence import ACCURACY
+from tokensweep_analysis.search.ranking import ACCURACY
 from tokensweep_analysis.search.stored import State, Trial
 from tokensweep_analysis.search.summary import Summary
 from tokensweep_analysis.search.wording import Unit
@@ -53,11 +53,19 @@ def selection(summary: Summary) -> Iterator[str]:
             "Each trial has one training seed, and the luck of that seed is not in the noise, so even the "
             "shrunk value is too high."
         )
-    yield (
-        f"It is no verdict: tokensweep confirm {summary.comparison.name} "
-        f"--top {min(_MOST_TOP, len(ranked))} gives one, on fresh seeds and questions."
-    )
+    yield f"It is no verdict{_verdict(summary)}."
     yield from _remarks(summary)
+
+
+def _verdict(summary: Summary) -> str:
+    """What gives one: a confirmation, which is about accuracy."""
+    if all(goal.name != ACCURACY for goal in summary.study.goals):
+        return "; tokensweep confirm gives one where accuracy is among the objectives"
+    candidates = len(summary.front or summary.ranked)
+    return (
+        f": tokensweep confirm {summary.comparison.name} --top {min(_MOST_TOP, candidates)} gives one, on fresh "
+        "seeds and questions"
+    )
 
 
 def _of_best(summary: Summary, best: Trial) -> Iterator[str]:

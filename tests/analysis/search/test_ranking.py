@@ -46,6 +46,12 @@ def test_the_front_holds_what_no_other_beats_and_twins(tmp_path: Path) -> None:
     assert [each.number for each in ranking(study)] == [1, 3, 0, 4, 2, 5]
 
 
+def test_the_front_stands_by_accuracy_wherever_that_is(tmp_path: Path) -> None:
+    rows = [a_trial(0, (10.0, 0.5)), a_trial(1, (20.0, 0.6)), a_trial(2, (30.0, 0.55))]
+    study = a_study(tmp_path, rows, objectives=[TOKENS, ACCURACY])
+    assert [each.number for each in ranking(study)] == [1, 0, 2]
+
+
 def test_the_best_so_far_never_gets_worse() -> None:
     assert running_best([0.2, 0.1, 0.4], Goal("accuracy", "maximize")) == [0.2, 0.2, 0.4]
     assert running_best([5, 7, 3], Goal("tokens", "minimize")) == [5, 5, 3]

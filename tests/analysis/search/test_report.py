@@ -185,6 +185,7 @@ def test_a_search_for_few_tokens_has_a_minimum_that_is_too_low(tmp_path: Path) -
     markdown = _report(sweep)[0]
     assert "Found: trial-000, tokens 25. The minimum of a search is too low by selection" in markdown
     assert "By how much is not estimated: accuracy is no objective" in markdown
+    assert "tokensweep confirm gives one where accuracy is among the objectives" in markdown
 
 
 def test_a_parameter_that_exists_in_some_trials_says_in_how_many(tmp_path: Path) -> None:

@@ -96,6 +96,11 @@ def test_a_value_that_is_not_finite_is_damage(tmp_path: Path) -> None:
         read_study(path)
 
 
+def test_a_trial_that_waits_may_want_what_the_space_does_not_have(tmp_path: Path) -> None:
+    row = a_trial(0, state="waiting", params={"method.fraction": 7})
+    assert a_study(tmp_path, [row]).trials[0].params == {"method.fraction": 7}
+
+
 def test_choices_are_told_apart_by_kind_and_an_end_may_be_rounded(tmp_path: Path) -> None:
     space = [{"key": "a", "choices": [True, None, "1", 2]}, {"key": "b", "low": 0.1, "high": 0.3}]
     row = a_trial(0, 0.5, params={"a": None, "b": 0.1 + 0.2})
