@@ -63,8 +63,8 @@ def _verdict(summary: Summary) -> str:
         return "; tokensweep confirm gives one where accuracy is among the objectives"
     candidates = len(summary.front or summary.ranked)
     return (
-        f": tokensweep confirm {summary.comparison.name} --top {min(_MOST_TOP, candidates)} gives one, on fresh "
-        "seeds and questions"
+        f": tokensweep confirm {summary.comparison.name} --top {min(_MOST_TOP, candidates)} gives one, on "
+        "fresh seeds and questions"
     )
 
 

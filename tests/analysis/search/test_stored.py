@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from tests.analysis.search.made import ACCURACY, FRACTION, a_pruned, a_search, a_study, a_trial, write_trials
 
+from tokensweep.search.space import Parameter, Space
+from tokensweep.search.spec import Pruner, Sampler, Search
+from tokensweep.search.study import Study as OptunaStudy
 from tokensweep_analysis.search.stored import Goal, State, find_study, read_study
 
 
@@ -20,6 +23,43 @@ def test_a_study_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (pruned.state, pruned.pruned_step, pruned.values) == (State.pruned, 3, None)
     assert (complete.arm, complete.values, complete.runs) == ("trial-001", (0.5,), {0: "a", 7: "b"})
     assert study.complete == (complete,)
+
+
+def test_what_a_search_writes_can_be_read(tmp_path: Path) -> None:
+    space = Space(
+        (
+            Parameter(key="kind", choices=("entropy", "all", None)),
+            Parameter(key="fraction", low=0.0, high=1.0, when={"kind": ("entropy",)}),
+            Parameter(key="lr", low=1e-6, high=1e-3, log=True),
+            Parameter(key="prompts", low=1, high=16, integer=True, step=4),
+        )
+    )
+    search = Search(name="demo", space=space, trials=8, sampler=Sampler.random, pruner=Pruner.asha)
+    written = OptunaStudy(search, tmp_path / "search", steps=8)
+    for number in range(8):
+        asked = written.ask(0, is_alive=lambda _: True)
+        assert asked is not None
+        written.name_runs(asked, {0: f"r{number}"})
+        written.report(asked, 2, 0.25)
+        if number < 5:
+            written.tell(asked, [number / 8])
+        elif number == 5:
+            written.prune(asked, "behind")
+        elif number == 6:
+            written.fail(asked, "lost its node", again=True)
+    written.export()
+    study = find_study(tmp_path)
+    assert study is not None
+    assert study.space == space
+    assert (study.name, study.sampler, study.pruner, study.planned) == ("demo", "random", "asha", 8)
+    assert [each.values for each in study.complete] == [(number / 8,) for number in range(5)]
+    states = [(each.state, each.counted) for each in study.trials[5:]]
+    # The one that failed is queued again under another number, which the last ask was given.
+    assert states[:2] == [(State.pruned, True), (State.failed, False)]
+    assert states[2][0] is State.running
+    assert study.trials[5].pruned_step == 2
+    assert study.trials[6].reason == "lost its node"
+    assert study.trials[0].runs == {0: "r0"}
 
 
 def test_a_sweep_without_trials_is_no_search(tmp_path: Path) -> None:
