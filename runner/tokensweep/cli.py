@@ -29,6 +29,7 @@ tokensweep trains token-level RLVR methods in one trainer and compares them.
   tokensweep cancel SWEEP [RUN ...]           take its jobs out of a cluster's queue; checkpoints stay
   tokensweep retry SWEEP                      submit again what failed, was cancelled or got lost
   tokensweep report SWEEP                     tables, contrasts and verdicts again, and report.html with plots
+  tokensweep dashboard SWEEP [--port N]       the trials of a search in optuna-dashboard, also while it runs
   tokensweep audit FILE.csv [--beside SWEEP]  what a published table of results can support
   tokensweep analyse tokens RUN               which tokens a run trained, their entropy, and how both moved
   tokensweep regrade SWEEP                    grade stored answers again, without a model; then the table
@@ -51,7 +52,7 @@ Shell completion: eval "$(tokensweep -sc install=bash)"
 _HYDRA_COMMANDS = ("train", "evaluate")
 _STEERING = ("status", "logs", "cancel", "retry")
 _CARE = ("methods", "data", "sync", "gc", "doctor")
-_READING = ("report", "regrade", "audit", "analyse")
+_READING = ("report", "dashboard", "regrade", "audit", "analyse")
 _COMMANDS = (*_HYDRA_COMMANDS, "sweep", "plan", "confirm", *_READING, *_STEERING, *_CARE)
 
 
@@ -68,6 +69,7 @@ def main() -> None:
         "plan": _plan,
         "confirm": _confirm,
         "report": _report,
+        "dashboard": _dashboard,
         "regrade": _regrade,
         "audit": _audit,
         "analyse": _analyse,
@@ -248,6 +250,13 @@ def _report(arguments: Sequence[str]) -> None:
     parser.add_argument("sweep", help="name of the sweep (a folder in <store>/sweeps)")
     options, store, uri = with_store(parser, arguments[1:])
     show_report(store, known_sweep(store, options.sweep), tracking_uri=uri, console=Console())
+
+
+def _dashboard(arguments: Sequence[str]) -> None:
+    from tokensweep.paths import storage_uri
+    from tokensweep.search.dashboard import dashboard_command
+
+    dashboard_command(arguments[1:], uri=storage_uri())
 
 
 def _regrade(arguments: Sequence[str]) -> None:
