@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tokensweep.compose import freeze_run, register_components
-from tokensweep.orchestrate import dry_run
+from tokensweep.orchestrate import dry_run, run_sweep
 from tokensweep.plan import Plan, make_plan
 from tokensweep.problems.protocol import ProblemSource
 from tokensweep.registry import build
@@ -110,9 +110,9 @@ def test_the_best_arms_meet_the_base_on_new_seeds(tmp_path: Path, planned: Calla
     assert (sweep.name, sweep.baseline, sweep.scale) == ("looking-confirm", "base", "smoke")
     assert (sweep.paper, sweep.question) == ("arXiv:1", "Which?")
     assert sweep.note == (
-        "Of the search. The arms trial-004, trial-001 were chosen among 6 trials of the search looking on seeds 0, "
-        "1; here they have seeds 2, 3, 4 and questions that the search has not asked: the verdict is free of the "
-        "winner's curse, while the search's own maximum is not."
+        "Of the search. The arms trial-004, trial-001 were chosen among 6 trials of the search looking on "
+        "seeds 0, 1; here they have seeds 2, 3, 4 and questions that the search has not asked: the verdict is "
+        "free of the winner's curse, while the search's own maximum is not."
     )
     assert [(claim["id"], claim["contrast"]) for claim in sweep.claims] == [
         ("trial_004_beats_base", "trial-004 - base"),
@@ -192,11 +192,11 @@ def files(tmp_path: Path) -> tuple[str, ...]:
     """Overrides of a search on a file of 30 questions; a second file holds others."""
     folder = tmp_path / "data"
     folder.mkdir()
-    _file(folder / "aime24.jsonl", 0)
-    _file(folder / "aime25.jsonl", 30)
+    _file(folder / "brumo25.jsonl", 0)
+    _file(folder / "hmmt_nov25.jsonl", 30)
     data = ("model=smollm2_135m", "data=gsm8k", f"data.path={folder / 'train.jsonl'}", "data.held_out=0")
     _file(folder / "train.jsonl", 60)
-    return ("method=forking_tokens", *data, "eval=aime24", f"eval.path={folder}", "eval.held_out=0")
+    return ("method=forking_tokens", *data, "eval=brumo25", f"eval.path={folder}", "eval.held_out=0")
 
 
 def test_a_file_that_was_asked_as_a_whole_is_refused_with_both_ways_out(
@@ -204,7 +204,7 @@ def test_a_file_that_was_asked_as_a_whole_is_refused_with_both_ways_out(
 ) -> None:
     write_search(tmp_path, base=files)
     with pytest.raises(
-        ValueError, match=r"30 of 30 questions of the suite aime24 .*eval=NAME.*--same-questions"
+        ValueError, match=r"30 of 30 questions of the suite brumo25 .*eval=NAME.*--same-questions"
     ):
         planned()
     assert "winner's curse over questions" in planned("--same-questions").sweep.note
@@ -213,16 +213,16 @@ def test_a_file_that_was_asked_as_a_whole_is_refused_with_both_ways_out(
 def test_another_file_gives_other_questions(
     tmp_path: Path, files: tuple[str, ...], planned: Callable[..., Plan]
 ) -> None:
-    write_search(tmp_path, base=(*files, "eval.suites.aime24.size=10"))
-    plan = planned("eval=aime25")
-    assert {entry["suite"] for run in plan.runs for entry in run.evals} == {"aime25"}
+    write_search(tmp_path, base=(*files, "eval.suites.brumo25.size=10"))
+    plan = planned("eval=hmmt_nov25")
+    assert {entry["suite"] for run in plan.runs for entry in run.evals} == {"hmmt_nov25"}
     assert "free of the winner's curse" in plan.sweep.note
 
 
 def test_a_file_under_another_name_gives_the_same_questions(
     tmp_path: Path, files: tuple[str, ...], planned: Callable[..., Plan]
 ) -> None:
-    (tmp_path / "data" / "aime26.jsonl").write_text((tmp_path / "data" / "aime24.jsonl").read_text())
+    (tmp_path / "data" / "aime26.jsonl").write_text((tmp_path / "data" / "brumo25.jsonl").read_text())
     write_search(tmp_path, base=files)
     with pytest.raises(ValueError, match=r"30 of 30 questions of the suite aime26"):
         planned("eval=aime26")
@@ -231,14 +231,14 @@ def test_a_file_under_another_name_gives_the_same_questions(
 def test_a_part_of_a_file_leaves_the_other_part(
     tmp_path: Path, files: tuple[str, ...], planned: Callable[..., Plan]
 ) -> None:
-    write_search(tmp_path, base=(*files, "eval.suites.aime24.size=10"))
+    write_search(tmp_path, base=(*files, "eval.suites.brumo25.size=10"))
     assert _asked(planned()) == {f"{i}+1" for i in range(10, 20)}
-    write_search(tmp_path, base=(*files, "eval.suites.aime24.size=20"))
+    write_search(tmp_path, base=(*files, "eval.suites.brumo25.size=20"))
     with pytest.raises(
         ValueError, match=r"too few .* has 30 train problems, but 20 were asked for behind the f"
     ):
         planned("sweep=second")
-    assert _asked(planned("sweep=second", "eval.suites.aime24.size=10")) == {f"{i}+1" for i in range(20, 30)}
+    assert _asked(planned("sweep=second", "eval.suites.brumo25.size=10")) == {f"{i}+1" for i in range(20, 30)}
 
 
 def test_the_choice_is_made_once(
@@ -305,7 +305,10 @@ def test_a_dry_run_shows_the_plan_and_chooses_nothing(
         (["looking", "steps"], r"expected KEY=VALUE, got 'steps'"),
     ],
 )
-def test_what_cannot_be_confirmed_is_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_confirmed_is_refused(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokensweep.orchestrate.write_plan", lambda plan, group: pytest.fail("it is run"))
     write_search(tmp_path)
     (tmp_path / "sweeps" / "plain").mkdir()
     (tmp_path / "sweeps" / "plain" / "sweep.json").write_text("{}")
@@ -355,8 +358,6 @@ def test_a_plan_is_checked_before_a_run_is_written(tmp_path: Path) -> None:
         raise ValueError(f"{len(plan.runs)} run is not wanted")
 
     sweep = Sweep(name="x", jobs=(Job("", "a", ("scale=smoke", f"store={tmp_path / 'store'}")),))
-    from tokensweep.orchestrate import run_sweep
-
     for run in (run_sweep, dry_run):
         with pytest.raises(ValueError, match="1 run is not wanted"):
             run(sweep, launcher="local", check=refuse)

@@ -125,7 +125,8 @@ def searched_seeds(search: Search, trials: Iterable[Trial]) -> list[int]:
 def fresh_seeds(used: Sequence[int], *, count: int, given: Sequence[int]) -> list[int]:
     """The seeds of a confirmation: those given, else the next ``count`` behind those that were used.
 
-    Raises ValueError for one that the search used, and for one that is given twice.
+    Raises ValueError for one that the search used or that is given twice, and for another number than
+    ``count``.
     """
     if both := sorted(set(used) & set(given)):
         raise ValueError(
@@ -138,4 +139,7 @@ def fresh_seeds(used: Sequence[int], *, count: int, given: Sequence[int]) -> lis
         )
     if count < 1:
         raise ValueError(f"--seeds must be at least 1, got {count}")
+    if given and len(given) != count:
+        typed = ",".join(map(str, given))
+        raise ValueError(f"seeds={typed} are {len(given)} seeds, and --seeds is {count}: give one of both")
     return list(given) or list(range(used[-1] + 1, used[-1] + 1 + count))

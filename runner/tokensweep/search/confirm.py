@@ -170,9 +170,8 @@ def choose(request: Request) -> tuple[Choice, bool]:
     top = _TOP if request.top is None else request.top
     best = best_trials(trials, search.objectives, top=top, search=search.name)
     used = searched_seeds(search, trials)
-    seeds = fresh_seeds(
-        used, count=_SEEDS if request.num_seeds is None else request.num_seeds, given=request.seeds
-    )
+    count = len(request.seeds) or _SEEDS if request.num_seeds is None else request.num_seeds
+    seeds = fresh_seeds(used, count=count, given=request.seeds)
     base = tuple(text for text in search.base if _key(text).partition(".")[0] not in _OF_THE_COMMAND)
     freezer = Freezer()
 
