@@ -90,10 +90,10 @@ class Sweeping:
             text=True,
         )
 
-    def command(self, *arguments: str, code: int = 0) -> str:
+    def command(self, *arguments: str, code: int = 0, patience_s: float = 300.0) -> str:
         """What a command of tokensweep's prints; ``code`` is what it must leave with."""
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=patience_s)
         assert process.returncode == code, output
         return output
 
@@ -102,9 +102,9 @@ class Sweeping:
         launcher = ["hydra/launcher=slurm"] if any(text.startswith("site=") for text in overrides) else []
         return ["train", "-m", *_TINY, f"sweep={name}", *launcher, *overrides]
 
-    def train(self, name: str, *overrides: str, code: int = 0) -> str:
+    def train(self, name: str, *overrides: str, code: int = 0, patience_s: float = 300.0) -> str:
         """What the command that trains a tiny sweep prints."""
-        return self.command(*self.training(name, *overrides), code=code)
+        return self.command(*self.training(name, *overrides), code=code, patience_s=patience_s)
 
     def sweep(self, name: str, arms: Mapping[str, Mapping[str, Any]], *overrides: str, code: int = 0) -> str:
         """What the command prints that runs a sweep file of tiny runs with these arms, on SLURM."""

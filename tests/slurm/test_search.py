@@ -99,7 +99,7 @@ def lab(devcluster: Devcluster) -> Iterator[Lab]:
         assert f"{_TRIALS} trials, {_TRIALS} to do" in told
         assert "this shell may be closed" in told
         lab.break_things()
-        sweeping.train(_NAME, sweeping.site(), *_SEARCH, "wait=true")
+        sweeping.train(_NAME, sweeping.site(), *_SEARCH, "wait=true", patience_s=1800)
         yield lab
         sweeping.leave()
 
@@ -169,7 +169,7 @@ def test_the_same_command_submits_nothing_and_more_trials_add_only_those(lab: La
     assert "submitted" not in told
     before = {row["number"]: row["params"] for row in lab.trials() if row["counted"]}
     more = [text.replace(f"trials={_TRIALS}", f"trials={_TRIALS + 2}") for text in _SEARCH]
-    lab.sweeping.train(_NAME, lab.sweeping.site(), *more, "wait=true")
+    lab.sweeping.train(_NAME, lab.sweeping.site(), *more, "wait=true", patience_s=900)
     after = {row["number"]: row["params"] for row in lab.trials() if row["counted"]}
     assert len(after) == _TRIALS + 2
     assert before.items() <= after.items()
