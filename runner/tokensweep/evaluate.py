@@ -28,7 +28,7 @@ from tokensweep_analysis.metrics import Kind, Metric
 from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.samples import next_file, read_samples, regrade, write_samples
 
-_SHARD_SAMPLES = 512  # what an interrupted evaluation loses at most
+SHARD_SAMPLES = 512  # what an interrupted evaluation loses at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +122,14 @@ def evaluate(
     encode: Encode,
     indices: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Summary:
     """Draw and grade the samples that ``out_dir`` lacks, then write ``eval.json`` and give back the summary.
 
     ``engine`` has been loaded with ``policy``, ``encode`` turns the text of a prompt into token ids and
-    ``indices`` are the problems to ask (None: all). ``progress`` hears (samples done, samples in total).
-    Raises ValueError when stored samples are of another decoding or another version of the problems.
+    ``indices`` are the problems to ask (None: all). ``progress`` hears (samples done, samples in total), and
+    ``between`` is called before each shard of them, to raise what ends the evaluation there. Raises
+    ValueError when stored samples are of another decoding or another version of the problems.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     stored = _stored(out_dir, spec)
@@ -136,8 +138,9 @@ def evaluate(
     missing = [work for work in _work(source, asked, spec.num_samples) if (work[0].id, work[1]) not in stored]
     total = len(asked) * spec.num_samples
     row = _RowMaker(policy=policy, source=source, spec=spec, subject=subject, encode=encode)
-    for start in range(0, len(missing), _SHARD_SAMPLES):
-        shard = missing[start : start + _SHARD_SAMPLES]
+    for start in range(0, len(missing), SHARD_SAMPLES):
+        between()
+        shard = missing[start : start + SHARD_SAMPLES]
         done = total - len(missing) + start
         write_samples(next_file(out_dir), _sample(engine, row, shard, _shifted(progress, done, total)))
     return _summarise_folder(out_dir, spec)

@@ -147,7 +147,7 @@ def _work(
     if missing and stage is not Stage.train:
         if should_stop():
             raise PreemptedError("asked to stop before the evaluation")
-        _evaluate_all(run_dir, attempt, config, plan, missing)
+        _evaluate_all(run_dir, attempt, config, plan, missing, should_stop=should_stop)
     return bool(missing) and stage is Stage.train
 
 
@@ -157,8 +157,13 @@ def _evaluate_all(
     config: Mapping[str, Any],
     plan: Mapping[str, Any],
     entries: Sequence[Mapping[str, Any]],
+    *,
+    should_stop: Callable[[], bool],
 ) -> None:
-    """Draw and grade what is missing of these evaluations; the model is loaded once."""
+    """Draw and grade what is missing of these evaluations; the model is loaded once.
+
+    Raises PreemptedError between two shards of samples when ``should_stop`` says so.
+    """
     import torch
 
     from tokensweep.evaluate import EvalSpec, Subject, evaluate
@@ -166,6 +171,11 @@ def _evaluate_all(
     from tokensweep.models.prompts import prompt_of
     from tokensweep.registry import build
     from tokensweep.train.setup import check_source, device_of, encoder, fitting_problems, prepare_torch
+    from tokensweep.train.trainer import PreemptedError
+
+    def between() -> None:
+        if should_stop():
+            raise PreemptedError("asked to stop in the middle of an evaluation")
 
     prepare_torch(config["compute"])
     folder = trained_folder(run_dir, step=config["steps"])
@@ -189,6 +199,7 @@ def _evaluate_all(
                 subject=subject,
                 encode=encode,
                 indices=fitting_problems(prompt, source, encode),
+                between=between,
             )
             print(
                 f"{spec.suite}: avg@{summary.num_samples} {summary.avg:.4f} over {summary.problems} problems"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tokensweep.entries import merge_entries
 from tokensweep.compose import freeze_run, register_components
+from tokensweep.entries import merge_entries
 from tokensweep.identity import digest, identity_of, run_id, verify
 from tokensweep.plan import plan_evals
 from tokensweep.registry import KIND, build, component, defaults_of

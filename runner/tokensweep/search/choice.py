@@ -53,7 +53,9 @@ class Choice:
         node = read_json(path)
         if missing := [each.name for each in fields(cls) if each.name not in node]:
             raise ValueError(f"{path} must have {', '.join(missing)}: start another with sweep=NAME")
-        lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in node.items()}
+        lists: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in node.items()
+        }
         arms = tuple(
             Arm(
                 name=arm["name"],

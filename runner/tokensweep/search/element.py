@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tokensweep.cluster.reconcile import Queue, look
 from tokensweep.cluster.scheduler import Scheduler
 from tokensweep.identity import code_sha, read_json
-from tokensweep.ledger import read_run
+from tokensweep.ledger import read_events, read_run
 from tokensweep.paths import storage_uri
 from tokensweep.search.spec import Search
 
@@ -146,32 +146,24 @@ class _Trial:
     def _run(self, run_dir: Path, work: Work, *, is_first: bool) -> bool:
         """Bring a run to its end. The first one, whose seed all trials share, decides about pruning."""
         from tokensweep.cluster.task import RunFailedError
-        from tokensweep.search.objective import Curve
 
-        rung, _ = self.planned.search.rungs(self.planned.config["steps"])
-        curve = Curve(run_dir, rung=rung, reported=self.asked.reported)
-
-        def hopeless() -> str:
-            for step, value in curve.news():
-                if self.study.report(self.asked, step, value):
-                    return f"{self.planned.search.pruner} at step {step}: accuracy {value:.3f}"
-            return ""
-
+        watch = _Watch(self, run_dir)
         try:
-            is_done = work(run_dir, hopeless) if is_first else work(run_dir)
+            is_done = work(run_dir, watch.hopeless) if is_first else work(run_dir)
         except RunFailedError as error:
             print(f"tokensweep: {error}", flush=True)
             return False
         if is_done and is_first:
-            hopeless()  # tells the last steps; it is too late to give up
+            watch.report()  # the last steps; it is too late to give up
         return is_done
 
     def _ended(self, run_dir: Path) -> bool:
         """Tell that the trial has no value; whether that is no failure."""
         record = read_run(run_dir)
         if record.status == "pruned":
-            self.study.prune(self.asked, "")
-            print(f"tokensweep: {self.asked.arm} pruned at step {record.last_step}", flush=True)
+            reason = read_events(run_dir)[-1]["reason"]
+            self.study.prune(self.asked, reason)
+            print(f"tokensweep: {self.asked.arm} pruned: {reason}", flush=True)
             return True
         kind = record.error_class or "other"
         reason = f"{run_dir.name} failed ({kind}): {record.error}"
@@ -182,6 +174,38 @@ class _Trial:
         from tokensweep.search.objective import values_of
 
         return values_of(self.planned.search.objectives, run_dirs)
+
+
+class _Watch:
+    """Whether a run is worth going on with: its training by the pruner, its evaluation by the best one's."""
+
+    def __init__(self, trial: _Trial, run_dir: Path) -> None:
+        from tokensweep.evaluate import SHARD_SAMPLES
+        from tokensweep.search.objective import Curve
+        from tokensweep.search.race import Race
+
+        search = trial.planned.search
+        rung, _ = search.rungs(trial.planned.config["steps"])
+        self._trial = trial
+        self._curve = Curve(run_dir, rung=rung, reported=trial.asked.reported)
+        best = trial.study.best_run(search.seeds[0]) if search.stop_evaluation else None
+        self._race = Race(
+            run_dir,
+            best=None if best is None else trial.element.store / "runs" / best,
+            chance=search.stop_evaluation,
+            shard=SHARD_SAMPLES,
+        )
+
+    def hopeless(self) -> str:
+        """Why the run is to be given up, or nothing."""
+        return self.report() or self._race.look()
+
+    def report(self) -> str:
+        """Tell the study how training goes, and hear whether it is to be given up."""
+        for step, value in self._curve.news():
+            if self._trial.study.report(self._trial.asked, step, value):
+                return f"{self._trial.planned.search.pruner} at step {step}: accuracy {value:.3f}"
+        return ""
 
 
 def sweep_of(search: Search, arm: str, overrides: Sequence[str], *, store: Path) -> Any:

@@ -122,9 +122,10 @@ def run_search(search: Search, *, launcher: str, launch: Sequence[str]) -> None:
         _work_here(plan, study, console)
     show_report(plan.base.store, search.name, tracking_uri=plan.base.tracking_uri, console=console)
     if missing := study.missing():
-        console.print(
-            f"[red]{missing} of {search.trials} trials were not told; the same command goes on with them"
-        )
+        why = "the same command goes on with them"
+        if search.space.size < search.trials:
+            why = f"the space has only {search.space.size:.0f} settings"
+        console.print(f"[red]{missing} of {search.trials} trials were not told; {why}")
         raise SystemExit(1)
 
 

@@ -145,6 +145,14 @@ class Study:
         trials = self._study.get_trials(deepcopy=False)
         return max((int(one.user_attrs.get(_ELEMENT, -1)) for one in trials), default=-1)
 
+    def best_run(self, seed: int) -> str | None:
+        """The run with this seed of the best complete trial, of one objective."""
+        done = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not done:
+            return None
+        runs: Mapping[str, str] = self._study.best_trial.user_attrs.get(_RUNS, {})
+        return runs.get(str(seed))
+
     def name_runs(self, asked: Asked, runs: Mapping[int, str]) -> None:
         """Keep which runs, by seed, a trial consists of."""
         told = {str(seed): run_id for seed, run_id in runs.items()}
