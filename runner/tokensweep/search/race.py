@@ -53,20 +53,23 @@ def is_behind(own: Mapping[str, float], best: Mapping[str, float], *, threshold:
     """Whether Optuna's ``WilcoxonPruner`` would give up scores for those of the best, by question."""
     import optuna
 
+    from tokensweep.search.quiet import quietly
+
     shared = sorted(own.keys() & best.keys())
-    pruner = optuna.pruners.WilcoxonPruner(p_threshold=threshold, n_startup_steps=_FEWEST)
-    study = optuna.create_study(direction="maximize", pruner=pruner)
-    study.add_trial(
-        optuna.trial.create_trial(
-            value=sum(best[each] for each in shared) / max(1, len(shared)),
-            intermediate_values={place: best[each] for place, each in enumerate(shared)},
+    values = [best[each] for each in shared]
+    with quietly():
+        pruner = optuna.pruners.WilcoxonPruner(p_threshold=threshold, n_startup_steps=_FEWEST)
+        study = optuna.create_study(direction="maximize", pruner=pruner)
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=sum(values) / max(1, len(values)), intermediate_values=dict(enumerate(values))
+            )
         )
-    )
-    trial = optuna.trial.create_trial(
-        state=optuna.trial.TrialState.RUNNING,
-        intermediate_values={place: own[each] for place, each in enumerate(shared)},
-    )
-    return bool(pruner.prune(study, trial))
+        trial = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            intermediate_values={place: own[each] for place, each in enumerate(shared)},
+        )
+        return bool(pruner.prune(study, trial))
 
 
 def _scores(run_dir: Path, entries: list[Mapping[str, Any]]) -> dict[str, float]:

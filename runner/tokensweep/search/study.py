@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tokensweep.files import write_json
+from tokensweep.search.quiet import quietly
 from tokensweep.search.space import Value
 from tokensweep.search.spec import Pruner, Sampler, Search, arm_of
 from tokensweep.search.storage import open_storage
@@ -71,9 +71,8 @@ class Study:
 
     def __init__(self, search: Search, folder: Path, *, steps: int, uri: str = "") -> None:
         self.search, self.folder, self.steps = search, folder, steps
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = open_storage(folder, uri=uri)
-        with self._taking_turns():
+        with self._taking_turns(), quietly():
             self._study = optuna.create_study(
                 study_name=search.name,
                 storage=self._storage,
@@ -100,7 +99,7 @@ class Study:
                     return None
                 sampler = self.search.sampler if repeated < _INSISTS else Sampler.random
                 self._study.sampler = _sampler(self.search, sampler, asked=len(trials))
-                with _quietly():
+                with quietly():
                     trial = self._study.ask()
                     params = self.search.space.suggest(trial)
                 same = _same_values(trials, params, but=trial.number)
@@ -166,7 +165,7 @@ class Study:
         _, first = self.search.rungs(self.steps)
         if self.search.pruner is Pruner.none or step < first or step >= self.steps:
             return False
-        with _quietly():
+        with quietly():
             return bool(self._study.pruner.prune(self._study, self._storage.get_trial(trial_id)))
 
     def tell(self, asked: Asked, values: Sequence[float]) -> None:
@@ -237,15 +236,6 @@ class Study:
             yield
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without Optuna's remarks on what is experimental and which parameters are drawn independently."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
 def _counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of those that were planned."""
     return not trial.user_attrs.keys() & {_AGAIN, _REPEATS}
@@ -273,7 +263,7 @@ def _all_tried(trials: Sequence[FrozenTrial], size: float) -> bool:
 def _sampler(search: Search, sampler: Sampler, *, asked: int) -> optuna.samplers.BaseSampler:
     """A sampler for one choice; its seed depends on how many trials there were, so on no process."""
     seed = derive_seed(search.sampler_seed, "search", asked) % 2**32
-    with _quietly():
+    with quietly():
         match sampler:
             case Sampler.random:
                 return optuna.samplers.RandomSampler(seed=seed)
@@ -289,7 +279,7 @@ def _sampler(search: Search, sampler: Sampler, *, asked: int) -> optuna.samplers
 
 def _pruner(search: Search, steps: int) -> optuna.pruners.BasePruner:
     _, first = search.rungs(steps)
-    with _quietly():
+    with quietly():
         match search.pruner:
             case Pruner.none:
                 return optuna.pruners.NopPruner()
