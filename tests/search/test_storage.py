@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from optuna.study import StudyDirection
 
 from tokensweep.paths import storage_uri
 from tokensweep.search.storage import open_storage
@@ -41,3 +42,9 @@ def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert storage_uri() == ""
     monkeypatch.setenv("TOKENSWEEP_SEARCH_STORAGE", "postgresql://u:p@h/d")
     assert storage_uri() == "postgresql://u:p@h/d"
+
+
+def test_a_study_in_a_file_does_not_begin_again_in_a_database(tmp_path: Path) -> None:
+    open_storage(tmp_path, uri="").create_new_study([StudyDirection.MAXIMIZE], "s")
+    with pytest.raises(ValueError, match=r"kept in journal\.log, but TOKENSWEEP_SEARCH_STORAGE holds"):
+        open_storage(tmp_path, uri="postgresql://u:p@h/d")

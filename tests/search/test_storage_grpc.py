@@ -9,24 +9,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from tests.search.postgres import Postgres, database, postgres
 
+from tokensweep.search.database import open_database
 from tokensweep.search.proxy import open_proxy
-from tokensweep.search.storage import open_storage
 
 __all__ = ["database", "postgres"]  # fixtures
 
 _SERVER = """
-import os, warnings
-from pathlib import Path
+import os
 from optuna.storages import run_grpc_proxy_server
-from tokensweep.search.storage import open_storage
-storage = open_storage(Path(), uri=os.environ["TOKENSWEEP_SEARCH_STORAGE"])
+from tokensweep.search.database import open_database
+storage = open_database(os.environ["TOKENSWEEP_SEARCH_STORAGE"])
 run_grpc_proxy_server(storage, host="127.0.0.1", port=int(os.environ["PORT"]))
 """
 
@@ -72,7 +70,7 @@ def test_a_study_lives_behind_the_proxy_and_through_its_restart(database: str) -
     with _serving(database, port):  # the call waits for it
         trial.report(0.5, 1)
         study.tell(trial, 0.5)
-    direct = _study(open_storage(Path("unused"), uri=database))
+    direct = _study(open_database(database))
     assert [one.state for one in direct.trials] == [TrialState.COMPLETE] * 4
     assert direct.trials[3].intermediate_values == {1: 0.5}
 
@@ -119,11 +117,11 @@ def test_nobody_at_the_address_is_said() -> None:
 )
 def test_only_host_and_port_are_an_address(uri: str) -> None:
     with pytest.raises(ValueError, match=r"must be grpc://HOST:PORT and nothing else") as caught:
-        open_storage(Path("unused"), uri=uri)
+        open_proxy(uri)
     assert "secret" not in str(caught.value)
 
 
 def test_missing_grpc_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "grpc", None)
     with pytest.raises(ValueError, match=r"pip install 'tokensweep\[grpc\]'"):
-        open_storage(Path("unused"), uri="grpc://h:13000")
+        open_proxy("grpc://h:13000")

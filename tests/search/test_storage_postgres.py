@@ -14,6 +14,7 @@ import pytest
 from optuna.trial import TrialState
 from tests.search.postgres import PASSWORD, Postgres, database, postgres
 
+from tokensweep.search.database import open_database
 from tokensweep.search.storage import open_storage
 
 __all__ = ["database", "postgres"]  # fixtures
@@ -23,7 +24,7 @@ def _study(uri: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(
         study_name="s",
-        storage=open_storage(Path("unused"), uri=uri),
+        storage=open_database(uri),
         load_if_exists=True,
         sampler=optuna.samplers.RandomSampler(),
     )
@@ -41,11 +42,10 @@ def _tell(study: optuna.Study) -> int:
 
 _WORKER = """
 import sys, optuna
-from pathlib import Path
-from tokensweep.search.storage import open_storage
+from tokensweep.search.database import open_database
 print("ready", flush=True)
 uri = sys.stdin.readline().strip()  # they wait for each other, and then make the tables at the same time
-study = optuna.create_study(study_name="s", storage=open_storage(Path(), uri=uri), load_if_exists=True)
+study = optuna.create_study(study_name="s", storage=open_database(uri), load_if_exists=True)
 for _ in range(5):
     trial = study.ask()
     x = trial.suggest_float("x", 0.0, 1.0)
@@ -128,25 +128,25 @@ def test_a_wrong_password_is_said_without_it(postgres: Postgres, database: str) 
     with pytest.raises(
         ConnectionError, match=r"authentication failed.*: correct user and password"
     ) as caught:
-        open_storage(Path("unused"), uri=uri)
+        open_database(uri)
     assert "wrong-and-secret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_missing_database_is_said(postgres: Postgres) -> None:
     with pytest.raises(ConnectionError, match=r'database "nowhere" does not exist.*: make it \(createdb\)'):
-        open_storage(Path("unused"), uri=postgres.uri("nowhere"))
+        open_database(postgres.uri("nowhere"))
 
 
 def test_a_user_who_may_not_make_tables_is_told_how_they_may(postgres: Postgres, database: str) -> None:
     postgres.execute("CREATE ROLE guest LOGIN PASSWORD 'guest-password'")
     with pytest.raises(ConnectionError, match=r"permission denied for schema public.*ALTER DATABASE"):
-        open_storage(Path("unused"), uri=_as(database, "guest", "guest-password"))
+        open_database(_as(database, "guest", "guest-password"))
 
 
 def test_too_many_connections_are_said(postgres: Postgres, database: str) -> None:
     postgres.execute("CREATE ROLE busy LOGIN PASSWORD 'busy-password' CONNECTION LIMIT 0")
     with pytest.raises(ConnectionError, match=r"too many connections.*: raise max_connections"):
-        open_storage(Path("unused"), uri=_as(database, "busy", "busy-password"))
+        open_database(_as(database, "busy", "busy-password"))
 
 
 def test_a_host_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,16 +156,16 @@ def test_a_host_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch
         uri = f"postgresql://u:some-secret@127.0.0.1:{silent.getsockname()[1]}/d?connect_timeout=2"
         began = time.monotonic()
         with pytest.raises(ConnectionError, match=r"timeout.*: check host and port") as caught:
-            open_storage(Path("unused"), uri=uri)
+            open_database(uri)
         assert time.monotonic() - began < 10
     assert "some-secret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_tables_of_another_release_are_said(postgres: Postgres, database: str) -> None:
-    open_storage(Path("unused"), uri=database)
+    open_database(database)
     postgres.execute("UPDATE alembic_version SET version_num = 'v3.0.0.a'", name=database.rpartition("/")[2])
     with pytest.raises(ValueError, match=r"\*\*\*@.*no longer compatible with the table schema"):
-        open_storage(Path("unused"), uri=database)
+        open_database(database)
 
 
 def test_a_database_without_an_encoding_is_one_as_well(postgres: Postgres) -> None:
@@ -185,11 +185,20 @@ def test_a_database_without_an_encoding_is_one_as_well(postgres: Postgres) -> No
 )
 def test_an_address_that_cannot_be_taken_apart_is_not_repeated(uri: str) -> None:
     with pytest.raises(ValueError, match=r"must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE") as caught:
-        open_storage(Path("unused"), uri=uri)
+        open_database(uri)
     assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_missing_driver_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ValueError, match=r"pip install 'tokensweep\[postgres\]'"):
-        open_storage(Path("unused"), uri="postgresql://u@h/d")
+        open_database("postgresql://u@h/d")
+
+
+def test_a_study_in_a_database_does_not_begin_again_in_a_file(database: str, tmp_path: Path) -> None:
+    open_storage(tmp_path, uri=database)
+    kept = (tmp_path / "database.txt").read_text()
+    assert kept == database.replace("pass%20word%2Fwith%40signs", "***") + "\n"
+    with pytest.raises(ValueError, match=r"is kept at postgresql://.*: TOKENSWEEP_SEARCH_STORAGE must hold"):
+        open_storage(tmp_path, uri="")
+    assert [path.name for path in tmp_path.iterdir()] == ["database.txt"]
