@@ -56,6 +56,12 @@ def write_search(store: Path, *, trials: Sequence[Trial] = _TRIALS, **fields: An
     return search
 
 
+@pytest.fixture(autouse=True)
+def _trials_stay_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no study behind the trials here."""
+    monkeypatch.setattr("tokensweep.search.confirm.copy_study", lambda store, name: "")
+
+
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
     """The plan of a confirmation, whose runs are not started."""

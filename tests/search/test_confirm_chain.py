@@ -11,9 +11,11 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 import pytest
 
+from tokensweep.files import write_json
 from tokensweep.ledger import read_run
 from tokensweep.search.space import Parameter, Space
-from tokensweep.search.spec import Search, search_folder
+from tokensweep.search.spec import Sampler, Search, search_folder
+from tokensweep.search.study import Study
 
 pytestmark = pytest.mark.slow
 
@@ -38,21 +40,27 @@ def _confirm(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_confirmation_ends_with_verdicts_on_questions_that_the_search_has_not_asked(tmp_path: Path) -> None:
+def _search(store: Path, *values: float) -> Study:
+    """The study of a search whose trials were told these values."""
     space = Space((Parameter(key=_FRACTION, low=0.05, high=1.0),))
-    search = Search(name="looking", space=space, base=_BASE, seeds=(0,))
-    folder = search_folder(tmp_path, search.name)
-    folder.mkdir(parents=True)
-    rows = [
-        {
-            **{"number": number, "arm": f"trial-{number:03d}", "state": "complete", "counted": True},
-            **{"params": {_FRACTION: fraction}, "values": [value], "runs": {}},
-        }
-        for number, (fraction, value) in enumerate([(0.9, 0.3), (0.4, 0.7), (0.1, 0.5)])
-    ]
-    (folder / "search.json").write_text(json.dumps({"search": search.as_json()}))
-    (folder / "trials.json").write_text(json.dumps({"trials": rows}))
+    search = Search(name="looking", space=space, base=_BASE, sampler=Sampler.random)
+    folder = search_folder(store, search.name)
+    planned = {"search": search.as_json(), "base_sha": "", "code_sha": "", "config": {"steps": 2}}
+    write_json(folder / "search.json", planned)
+    study = Study(search, folder, steps=2)
+    for value in values:
+        _tell(study, value)
+    return study
 
+
+def _tell(study: Study, value: float) -> None:
+    asked = study.ask(0, is_alive=lambda element: True)
+    assert asked is not None
+    study.tell(asked, [value])
+
+
+def test_a_confirmation_ends_with_verdicts_on_questions_that_the_search_has_not_asked(tmp_path: Path) -> None:
+    study = _search(tmp_path, 0.3, 0.7, 0.5)
     done = _confirm(tmp_path, "looking", "--top", "1", "--seeds", "3")
     assert done.returncode == 0, done.stderr + done.stdout
     sweep = tmp_path / "sweeps" / "looking-confirm"
@@ -72,9 +80,8 @@ def test_a_confirmation_ends_with_verdicts_on_questions_that_the_search_has_not_
             asked.update(parquet.read_table(path)["question_id"].to_pylist())
     assert asked == {f"ops-test-{index}" for index in range(_ASKED, 2 * _ASKED)}
 
-    (folder / "trials.json").write_text(
-        json.dumps({"trials": [*rows, {**rows[0], "number": 3, "values": [0.9]}]})
-    )
+    _tell(study, 0.9)  # the search goes on, and the confirmation keeps its arm
     again = _confirm(tmp_path, "looking", "--top", "1", "--seeds", "3")
     assert again.returncode == 0, again.stderr + again.stdout
     assert "6 runs, 0 to do, 6 finished before" in again.stdout
+    assert "the search has 4 complete trials now, 3 then" in again.stdout

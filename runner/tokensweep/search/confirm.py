@@ -30,6 +30,7 @@ from tokensweep.search.choice import (
     fresh_seeds,
     searched_seeds,
 )
+from tokensweep.search.copy import copy_study
 from tokensweep.search.questions import asked_again, asked_by, refuse_seen, skipping, ways_out
 from tokensweep.search.spec import Search, is_search, search_folder
 from tokensweep.sweepfile import Job, Sweep, to_overrides
@@ -75,6 +76,8 @@ def confirm_command(arguments: Sequence[str]) -> None:
     console = Console()
     register_components()
     request = _request(options, overrides)
+    if problem := copy_study(request.store, request.search):
+        console.print(problem, highlight=False, markup=False, style="yellow")
     choice, is_new = choose(request)
     sweep = sweep_of(choice, request)
     for line in _announcement(choice, request, is_new=is_new):
