@@ -116,8 +116,8 @@ def test_the_best_arms_meet_the_base_on_new_seeds(tmp_path: Path, planned: Calla
     assert (sweep.name, sweep.baseline, sweep.scale) == ("looking-confirm", "base", "smoke")
     assert (sweep.paper, sweep.question) == ("arXiv:1", "Which?")
     assert sweep.note == (
-        "Of the search. The arms trial-004, trial-001 were chosen among 6 trials of the search looking on "
-        "seeds 0, 1; here they have seeds 2, 3, 4 and questions that the search has not asked: the verdict "
+        "Of the search. Chosen among 6 trials of the search looking: trial-004, trial-001. The search has "
+        "seeds 0, 1; these runs have seeds 2, 3, 4 and questions that the search has not asked: the verdict "
         "is free of the winner's curse, while the search's own maximum is not."
     )
     assert [(claim["id"], claim["contrast"]) for claim in sweep.claims] == [

@@ -263,9 +263,9 @@ def note_of(choice: Choice, *, again: bool) -> str:
     """What a reader of the table must know of how its arms came about."""
     before, here = (", ".join(map(str, seeds)) for seeds in (choice.searched_seeds, choice.seeds))
     chosen = (
-        f"The arms {', '.join(arm.name for arm in choice.arms)} were chosen among "
-        f"{counted(choice.num_trials, 'trial')} of the search {choice.search} on seeds {before}; here they "
-        f"have seeds {here} and"
+        f"Chosen among {counted(choice.num_trials, 'trial')} of the search {choice.search}: "
+        f"{', '.join(arm.name for arm in choice.arms)}. The search has seeds {before}; these runs have seeds "
+        f"{here} and"
     )
     if again:
         return (
