@@ -24,7 +24,7 @@ def search_of(space: Space, **fields: Any) -> Search:
 
 
 def study_of(folder: Path, search: Search, *, steps: int = STEPS) -> Study:
-    return Study(search, folder, steps=steps)
+    return Study(search, folder / search.name / "search", steps=steps)
 
 
 def everybody_lives(_: int) -> bool:

@@ -223,6 +223,6 @@ def test_many_processes_share_a_study_and_tell_exactly_what_was_planned(tmp_path
 def test_optuna_itself_can_read_the_study(tmp_path: Path) -> None:
     study = study_of(tmp_path, search_of(LINE, trials=3))
     values = run(study, lambda params: float(params["x"] or 0.0))
-    path = str(tmp_path / "journal.log")
+    path = str(study.folder / "journal.log")
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
     assert optuna.load_study(study_name="made-up", storage=storage).best_value == max(values)

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from tokensweep.options import with_store
 from tokensweep.paths import STORAGE_VARIABLE
 from tokensweep.search.spec import is_search, search_folder
-from tokensweep.search.storage import JOURNAL, open_storage
+from tokensweep.search.storage import JOURNAL, open_storage, study_name
 
 _HOST = "127.0.0.1"
 _PORT = 8080
@@ -68,7 +68,7 @@ def open_study(store: Path, name: str, *, uri: str) -> tuple[BaseStorage, int]:
         raise ValueError(f"the search {name} has no study in {folder}: {hint}; if not, it has not begun")
     storage = open_storage(folder, uri=uri)
     try:
-        return storage, storage.get_study_id_from_name(name)
+        return storage, storage.get_study_id_from_name(study_name(folder, uri=uri))
     except KeyError:
         where = STORAGE_VARIABLE if uri else folder / JOURNAL
         raise ValueError(f"the storage in {where} must hold the study {name}, but does not: {hint}") from None

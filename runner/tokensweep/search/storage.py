@@ -11,6 +11,7 @@ from pathlib import Path
 from optuna.storages import BaseStorage, JournalStorage
 
 from tokensweep.files import write_text
+from tokensweep.identity import digest
 from tokensweep.paths import STORAGE_VARIABLE
 from tokensweep.redact import redact
 from tokensweep.search.journal import Journal
@@ -35,6 +36,12 @@ def open_storage(folder: Path, *, uri: str) -> BaseStorage:
     if not (folder / _ELSEWHERE).is_file():
         write_text(folder / _ELSEWHERE, f"{redact(uri)}\n")
     return storage
+
+
+def study_name(folder: Path, *, uri: str) -> str:
+    """What Optuna calls the study of the search in ``folder``: databases may be shared by several stores."""
+    name = folder.parent.name
+    return f"{name}@{digest(str(folder.resolve()))[:8]}" if uri else name
 
 
 def _open_elsewhere(uri: str) -> BaseStorage:

@@ -26,7 +26,7 @@ from tokensweep.files import write_json
 from tokensweep.search.quiet import quietly
 from tokensweep.search.space import Value
 from tokensweep.search.spec import Pruner, Sampler, Search, arm_of
-from tokensweep.search.storage import open_storage
+from tokensweep.search.storage import open_storage, study_name
 from tokensweep.seeds import derive_seed
 
 _ELEMENT, _RUNS, _REASON = "element", "runs", "reason"  # attributes of a trial
@@ -74,7 +74,7 @@ class Study:
         self._storage = open_storage(folder, uri=uri)
         with self._taking_turns(), quietly():
             self._study = optuna.create_study(
-                study_name=search.name,
+                study_name=study_name(folder, uri=uri),
                 storage=self._storage,
                 directions=[_DIRECTIONS[one] for one in search.directions],
                 load_if_exists=True,
