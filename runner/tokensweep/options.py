@@ -74,7 +74,8 @@ def sweep_parser(name: str) -> argparse.ArgumentParser:
         if name == "sweep"
         else "Compose and check everything, run nothing; for a cluster, write the batch files.",
         epilog="scale=NAME picks a scale of the file (default tiny), seeds=0,1 and arms=a,b replace its own; "
-        "any other KEY=VALUE is a Hydra override for every run, for example steps=20, store=FOLDER, jobs=2. "
+        "trials=N those of a search; any other KEY=VALUE is a Hydra override for every run, for example "
+        "steps=20, store=FOLDER, jobs=2. "
         "hydra/launcher=slurm site=NAME submits to a cluster and returns; wait=true stays until all is done."
         + (_PLAN_TRAIN if name == "plan" else ""),
     )

@@ -198,3 +198,20 @@ def test_a_cancelled_search_goes_on_with_retry(devcluster: Devcluster) -> None:
         counted = [row for row in lab.trials() if row["counted"]]
         assert Counter(row["state"] in ("complete", "pruned") for row in counted) == {True: 3}
         sweeping.leave()
+
+
+def test_several_gpus_train_a_trial_together(devcluster: Devcluster) -> None:
+    with tempfile.TemporaryDirectory(prefix="store-") as folder:
+        sweeping = Sweeping(Path(folder) / "store", devcluster)
+        sweeping.store.mkdir()
+        lab = Lab(sweeping)
+        search = [text.replace(f"trials={_TRIALS}", "trials=2") for text in _SEARCH]
+        more = ("resources.train.gpus=2", "batch.micro_tokens=32", "wait=true")
+        sweeping.train(_NAME, sweeping.site(), *search, *more, patience_s=900)
+        counted = [row for row in lab.trials() if row["counted"]]
+        assert Counter(row["state"] in ("complete", "pruned") for row in counted) == {True: 2}
+        for row in counted:
+            (run_id,) = row["runs"].values()
+            (started, *_) = read_events(sweeping.store / "runs" / run_id)
+            assert (started["kind"], started["devices"]) == ("started", 2)
+        sweeping.leave()

@@ -63,7 +63,7 @@ class Task:
         for name in wanted["tasks"][index]:
             try:
                 if wanted["stage"] == "search":
-                    _search(store, sweep, name, job)
+                    _search(store, sweep, name, job, rank=rank)
                 else:
                     (job.help_with if rank else job.work)(store / "runs" / name)
             except RunFailedError as failure:
@@ -86,12 +86,28 @@ def _report(store: Path, sweep: str) -> None:
     )
 
 
-def _search(store: Path, sweep: str, name: str, job: Job) -> None:
-    """Work as an element of a search. Raises RunFailedError when a trial of it failed."""
+def _search(store: Path, sweep: str, name: str, job: Job, *, rank: int) -> None:
+    """Work as an element of a search, or help its rank 0. Raises RunFailedError when a trial failed."""
+    from tokensweep.search.crew import Crew
     from tokensweep.search.element import Element
     from tokensweep.search.spec import search_folder
 
-    if not Element(search_folder(store, sweep), int(name.rpartition("/")[2])).work(job.work):
+    folder, number = search_folder(store, sweep), int(name.rpartition("/")[2])
+    crew = Crew.of(folder, number, os.environ)
+    if rank:
+        for run_id in crew.calls():
+            job.help_with(store / "runs" / run_id)
+        return
+
+    def work(run_dir: Path, hopeless: Callable[[], str] = lambda: "") -> bool:
+        if job.ranks > 1:
+            crew.call(run_dir.name)
+        return job.work(run_dir, hopeless)
+
+    is_well = Element(folder, number).work(work)
+    if job.ranks > 1:
+        crew.call(None)
+    if not is_well:
         raise RunFailedError(f"a trial of element {name} failed: tokensweep status {sweep} --runs")
 
 

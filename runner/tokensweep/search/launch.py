@@ -80,12 +80,6 @@ def plan_search(search: Search, launch: Sequence[str] = ()) -> SearchPlan:
     search.rungs(config["steps"])
     if Objective.accuracy in search.objectives and not config["eval"]["suites"]:
         raise ValueError("the objective accuracy needs an evaluation: give eval=NAME, such as eval=held_out")
-    train = config["resources"]["train"]
-    if train["nodes"] > 1 or (train["gpus"] or 0) > 1:
-        raise ValueError(
-            "a trial trains in one process so far: resources.train must not ask for several nodes or GPUs, "
-            f"got {train['nodes']} x {train['gpus'] or 1}"
-        )
     return SearchPlan(search=search, base=base, config=config)
 
 
