@@ -80,6 +80,7 @@ bench: $(VLLM)
 	$(BIN)/python -m benchmarks.calibration --keep
 	$(BIN)/python benchmarks/verifier.py
 	$(BIN)/python -m benchmarks.rollout
+	$(BIN)/python -m benchmarks.asking
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

@@ -128,14 +128,16 @@ def _sources(store: Path, name: str, entries: Sequence[Mapping[str, Any]]) -> li
     trials = _trials(store, name)
     sources = []
     for run_id, own in by_run.items():
+        trial = trials.get(run_id)
+        own = [e for e in own if trial is None or e["arm"] == trial["arm"]]  # not those that it replaces
         setting, arm = (", ".join(dict.fromkeys(str(e[key]) for e in own)) for key in ("setting", "arm"))
         seed = str(own[0]["seed"])
         source = Source(
             run_dir=store / "runs" / run_id,
             name=f"{setting} {arm} seed {seed}".strip(),
             labels={"setting": setting, "arm": arm},
-            tags={"sweep": name, "seed": seed, "group": f"{setting} {arm}".strip(), **_tags(trials.get(arm))},
-            results=_told(trials.get(arm)),
+            tags={"sweep": name, "seed": seed, "group": f"{setting} {arm}".strip(), **_tags(trial)},
+            results=_told(trial),
             color=color_of(places[own[0]["arm"]]),
         )
         sources.append(source)
@@ -143,12 +145,13 @@ def _sources(store: Path, name: str, entries: Sequence[Mapping[str, Any]]) -> li
 
 
 def _trials(store: Path, name: str) -> dict[str, Mapping[str, Any]]:
-    """The trials of a search by arm; none of another sweep."""
+    """The trial of each run of a search, the one that counts; none of another sweep."""
     if not is_search(store, name):
         return {}
     node = read_json(search_folder(store, name) / "trials.json")
     names = [str(objective["name"]) for objective in node["objectives"]]
-    return {row["arm"]: {**row, "objectives": names} for row in node["trials"]}
+    rows = sorted(node["trials"], key=lambda row: (row["counted"], row["number"]))
+    return {run_id: {**row, "objectives": names} for row in rows for run_id in row["runs"].values()}
 
 
 def _tags(trial: Mapping[str, Any] | None) -> dict[str, str]:
