@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tokensweep.cli import main
+from tokensweep.registry import component
+from tokensweep.rollout import Drawing, Share
+
+
+@component("rollout", "test_silent")
+@dataclass(eq=False)
+class Silent:
+    """An engine, as far as a plan looks at one, that does not say what it needs."""
+
+
+@component("rollout", "test_scratch")
+@dataclass(eq=False)
+class Scratch:
+    """An engine that takes a share of the device and reads two bytes of every weight for a token."""
+
+    share: float = 0.9
+
+    def memory(self, share: Share) -> Drawing:
+        """All in one part."""
+        parts = {"scratch": self.share * share.device_bytes}
+        return Drawing(rows=share.rollouts, parts=parts, weight_bytes=2.0, setting="share", is_share=True)
 
 
 def told(
@@ -90,3 +113,30 @@ def test_a_run_of_a_model_of_unknown_size_is_still_planned(
     assert code == 0
     assert "no plan of memory: a memory plan needs the sizes of the model" in text
     assert "1 run, 1 to do" in text
+
+
+GPU = (
+    *("model=qwen3_1_7b", "scale=paper", "data.max_tokens=2048", "batch.micro_tokens=2560"),
+    *("gpu_mem_gb=80", "gpu_tflops=312", "gpu_bandwidth_gb_s=2039"),
+)
+
+
+def test_an_engine_that_does_not_say_what_it_needs_is_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, text = told(monkeypatch, capsys, "rollout=test_silent", *GPU, f"store={tmp_path}")
+    assert code == 0
+    assert "rollout/test_silent does not say what it needs of memory" in text
+    assert "fits, without what drawing takes: " in text
+    (times,) = re.findall(r" time (.*?) rollout/test_silent", text)
+    assert len(re.findall(r"[\d.]+-[\d.]+ min", times)) == 2  # old_pass and update, not rollout
+
+
+def test_an_engine_of_an_extension_is_planned_as_it_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, text = told(monkeypatch, capsys, "rollout=test_scratch", *GPU, f"store={tmp_path}")
+    # 12 bytes of 1.72 billion parameters are 20.6 GB, which leaves a share of 0.74; shares are twentieths
+    assert code == 1
+    assert "scratch 72.00" in text
+    assert "The smallest change that fits: rollout.share=0.7 (" in text

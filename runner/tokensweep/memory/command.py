@@ -14,6 +14,7 @@ from tokensweep.memory.estimate import Phase, Work, peak, phases, work_of
 from tokensweep.memory.fit import Change, fits, largest_micro_tokens, smallest_changes
 from tokensweep.memory.pace import MFU, Pace, pace_of
 from tokensweep.plan import freeze_job
+from tokensweep.registry import KIND
 from tokensweep.sweepfile import Job
 
 _SHOWN_FROM = 0.005  # GB: smaller parts are left out where all of them are, as they show as 0.00
@@ -125,6 +126,11 @@ def _remarks(planned: _Planned) -> list[str]:
     work, found = planned.work, []
     if not (planned.frozen.get("prompt") or {}).get("max_tokens"):
         found.append(f"prompts are taken as {work.prompt} tokens long; prompt.max_tokens=N says otherwise")
+    if work.drawing is None:
+        found.append(
+            f"{planned.frozen['rollout'][KIND]} does not say what it needs of memory: what drawing takes, "
+            "and how long, is in none of these figures"
+        )
     if work.micro_tokens < work.sequence:
         found.append(
             f"a forward holds a whole rollout, here up to {work.sequence:,} tokens, whatever "
@@ -200,6 +206,8 @@ def _say_room(planned: _Planned, console: Console) -> None:
     device, most = planned.device, peak(planned.work)
     micro = largest_micro_tokens(planned.frozen, device)
     room = "" if micro is None else f"; batch.micro_tokens up to {micro} fits"
+    alone = ", without what drawing takes" if planned.work.drawing is None else ""
     console.print(
-        f"fits: {most.name} takes {most.total / GB:.3g} of {device.memory_gb:.4g} GB{room}", highlight=False
+        f"fits{alone}: {most.name} takes {most.total / GB:.3g} of {device.memory_gb:.4g} GB{room}",
+        highlight=False,
     )

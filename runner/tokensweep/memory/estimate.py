@@ -17,17 +17,17 @@ import torch
 from tokensweep.loss.head import CPU_TILE, GPU_TILE
 from tokensweep.loss.method import Guarantee, Method, build_method
 from tokensweep.memory.device import GB, Device
-from tokensweep.memory.engines import OWN_WEIGHTS, drawing
 from tokensweep.memory.shapes import Kept, Parameters, kept, parameters
 from tokensweep.models.trainable import Lora, trainable_of
-from tokensweep.registry import build, defaults_of
+from tokensweep.registry import build
+from tokensweep.rollout.needs import Describing, Drawing, Share
 from tokensweep.train.ranks import BUCKET
 
 _PROMPT = 512  # tokens, where prompt.max_tokens says nothing
 _FULL = 4  # bytes of a float32
 _ROUNDED, _LAYER = "weights in 16 bits", "work of one layer"
 # What a layer has besides what it keeps, as shares of that: in a forward without a graph, which keeps
-# nothing, and in its backward. Measured on a CPU: 0.55 to 0.8 and 0.15 to 0.45, see tests/memory.
+# nothing, and in its backward. Describing on a CPU: 0.55 to 0.8 and 0.15 to 0.45, see tests/memory.
 _FORWARD, _BACKWARD = 0.75, 0.3
 _MOMENTS = 2  # of AdamW
 _TABLE_ROW = 3 * 8  # bytes per token of the batch: id, sequence and position, see loss.tables.Batch
@@ -61,7 +61,7 @@ class Work:
     prompts: int  # trained in a step
     group_size: int
     micro_tokens: int  # as the config says
-    engine: Mapping[str, Any]
+    engine: object  # as it is configured, not started
     ranks: int
     on_cpu: bool
     lora: Lora | None  # adapters, where they alone are trained
@@ -100,6 +100,27 @@ class Work:
         return kept(self.architecture, self.dtype, lora=self.lora)
 
     @property
+    def drawing(self) -> Drawing | None:
+        """What its engine takes of a device; None for an engine that does not say so."""
+        return self.engine.memory(self._drawn()) if isinstance(self.engine, Describing) else None
+
+    def _drawn(self) -> Share:
+        """What of a step one device draws."""
+        return Share(
+            rollouts=-(-self.rollouts // self.ranks),
+            group_size=self.group_size,
+            prompt=self.prompt,
+            completion=self.completion,
+            weights=self.parameters.total,
+            vocab=self.parameters.vocab,
+            cache_per_token=self.kept.cache_per_token,
+            layer_per_token=self.kept.per_token_and_layer,
+            rounded=self.dtype != torch.float32,
+            on_cpu=self.on_cpu,
+            device_bytes=self.device_bytes,
+        )
+
+    @property
     def kept_on(self) -> Kept:
         """What of it is kept until the backward."""
         return kept(self.architecture, self.dtype, lora=self.lora, recomputed=self.recomputes)
@@ -127,7 +148,7 @@ def work_of(frozen: Mapping[str, Any], device: Device) -> Work:
         prompts=frozen["batch"]["prompts"],
         group_size=frozen["batch"]["group_size"],
         micro_tokens=frozen["batch"]["micro_tokens"],
-        engine={**defaults_of(frozen["rollout"]), **frozen["rollout"]},
+        engine=build(frozen["rollout"]),
         ranks=device.ranks,
         lora=trainable if isinstance(trainable, Lora) else None,
         recomputes=frozen["compute"].get("activation_checkpointing", False),
@@ -138,13 +159,14 @@ def work_of(frozen: Mapping[str, Any], device: Device) -> Work:
 
 def phases(work: Work) -> tuple[Phase, ...]:
     """Rollout, old_pass, update and sync, in the order of a step."""
-    resident = {**_resident(work), **drawing(work).stays}
+    drawing = work.drawing or Drawing()
+    resident = {**_resident(work), **drawing.stays}
     table = {"batch table": work.rollouts * (_TABLE_ROW * work.sequence + _TRAINED_ROW * work.completion)}
     return (
-        Phase(name="rollout", parts={**resident, **drawing(work).parts}),
+        Phase(name="rollout", parts={**resident, **drawing.parts}),
         Phase(name="old_pass", parts={**resident, **table, **_old_pass(work)}),
         Phase(name="update", parts={**resident, **table, **_update(work)}),
-        Phase(name="sync", parts={**resident, **_sync(work)}),
+        Phase(name="sync", parts={**resident, **_sync(work, drawing)}),
     )
 
 
@@ -200,16 +222,15 @@ def _update(work: Work) -> dict[str, float]:
     }
 
 
-def _sync(work: Work) -> dict[str, float]:
+def _sync(work: Work, drawing: Drawing) -> dict[str, float]:
     """The engine takes the weights, the ranks compare theirs piece by piece, a checkpoint is written.
 
     With adapters a checkpoint also holds the adapted weights, merged on the device.
     """
     compared = _CHECK * min(BUCKET, work.parameters.largest) if work.ranks > 1 else 0.0
-    taking = {name: size for name, size in drawing(work).parts.items() if name == OWN_WEIGHTS}
     merged = _FULL * work.parameters.products if work.lora is not None else 0.0
     return max(
-        taking,
+        dict(drawing.takes),
         {"comparison": compared},
         {"merged for a checkpoint": merged},
         key=lambda parts: sum(parts.values()),

@@ -15,7 +15,6 @@ import yaml
 from tokensweep.compose import Frozen
 from tokensweep.loss.method import build_method
 from tokensweep.memory.device import GB, Device
-from tokensweep.memory.engines import drawing
 from tokensweep.memory.estimate import peak, phases, work_of
 from tokensweep.memory.shapes import parameters
 from tokensweep.models.trainable import Full, trainable_of
@@ -23,7 +22,7 @@ from tokensweep.paths import conf_dir
 from tokensweep.registry import KIND
 
 _STEP = 256  # tokens: limits are rounded down to a multiple of it
-_SHARES = 20  # steps of vLLM's share of a device
+_SHARES = 20  # steps of an engine's share of a device
 _LEAST_COMPLETION = 512  # tokens: below, no reasoning model says anything
 
 
@@ -146,17 +145,19 @@ def _limit(frozen: Frozen, device: Device, key: str, *, low: int, high: int) -> 
 
 
 def _fewer_rows(frozen: Frozen, device: Device) -> Iterator[Change]:
-    """Rollouts that are drawn at a time, or the share of the device that vLLM takes for them."""
+    """Rollouts that are drawn at a time, or the share of the device that the engine takes for them."""
     work = work_of(frozen, device)
-    how = drawing(work)
-    if how.setting == "rollout.max_batch_tokens":
-        high = frozen["rollout"]["max_batch_tokens"]
-        yield from _limit(frozen, device, how.setting, low=work.sequence, high=high)
-    if how.setting == "rollout.gpu_memory_utilization":
+    how = work.drawing
+    if how is None or not how.setting:
+        return
+    key, value = f"rollout.{how.setting}", getattr(work.engine, how.setting)
+    if how.least:
+        yield from _limit(frozen, device, key, low=how.least, high=value)
+    if how.is_share:
         rest = phases(work)[0].total - sum(how.parts.values())
         share = math.floor(_SHARES * (1 - rest / work.device_bytes)) / _SHARES
-        if 0 < share < frozen["rollout"]["gpu_memory_utilization"]:
-            yield Change((f"{how.setting}={share:g}",), with_value(frozen, how.setting, share))
+        if 0 < share < value:
+            yield Change((f"{key}={share:g}",), with_value(frozen, key, share))
 
 
 def _smaller_micro(frozen: Frozen, device: Device) -> Iterator[Change]:

@@ -1,7 +1,8 @@
 """Time of a step from first principles: matrix products at a share of the peak, decoding by memory bandwidth.
 
 An estimate with wide bounds, not a measurement: nothing here was run on a GPU. Left out are the exchange of
-gradients between ranks, grading, checkpoints, and groups that dynamic sampling throws away and draws again.
+gradients between ranks, grading, checkpoints, groups that dynamic sampling throws away and draws again, and
+drawing by an engine that does not say how it draws.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from tokensweep.memory.device import Device
-from tokensweep.memory.engines import drawing
 from tokensweep.memory.estimate import Work
+from tokensweep.rollout.needs import Drawing
 
 MFU = (0.5, 0.2)  # share of the peak that matrix products reach, well and badly; our range
 BANDWIDTH = (0.8, 0.4)  # share of the memory's bandwidth while decoding; our range
@@ -48,9 +49,10 @@ def pace_of(work: Work, device: Device, *, mean_tokens: float) -> Pace | None:
     seconds = {
         name: (number * forward / MFU[0], number * forward / MFU[1]) for name, number in passes.items()
     }
-    drawn = _decoding_bytes(work, mean_tokens) / (device.bandwidth_gb_s * 1e9)
-    rollout = (drawn / BANDWIDTH[0], drawn / BANDWIDTH[1])
-    return Pace(seconds={"rollout": rollout, **seconds}, mean_tokens=mean_tokens)
+    if (drawing := work.drawing) is not None:
+        drawn = _decoding_bytes(work, drawing, mean_tokens) / (device.bandwidth_gb_s * 1e9)
+        seconds = {"rollout": (drawn / BANDWIDTH[0], drawn / BANDWIDTH[1]), **seconds}
+    return Pace(seconds=seconds, mean_tokens=mean_tokens)
 
 
 def _forward_flops(work: Work, mean_tokens: float) -> float:
@@ -62,9 +64,8 @@ def _forward_flops(work: Work, mean_tokens: float) -> float:
     return work.rollouts * (length * body + mean_tokens * 2 * numbers.head)
 
 
-def _decoding_bytes(work: Work, mean_tokens: float) -> float:
+def _decoding_bytes(work: Work, how: Drawing, mean_tokens: float) -> float:
     """What one rank reads while it draws its part: all weights for every token, and the cache so far."""
-    how = drawing(work)
     if how.rows == 0:
         return 0.0
     sampled = work.method.allocation.wanted(0, kept=0, target=work.prompts) * work.group_size

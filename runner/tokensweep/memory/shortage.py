@@ -9,7 +9,6 @@ import torch
 
 from tokensweep.identity import read_json
 from tokensweep.memory.device import GB, Device, this_machine
-from tokensweep.memory.engines import drawing
 from tokensweep.memory.estimate import Work, peak, phases, work_of
 from tokensweep.train.metrics import phase_of
 
@@ -41,8 +40,8 @@ def _planned(work: Work, device: Device, phase: str | None) -> str:
 
 def _setting(work: Work, phase: str) -> str:
     """What to change."""
-    if phase == "rollout" and (setting := drawing(work).setting):
-        return f"lower {setting}={work.engine[setting.removeprefix('rollout.')]}"
+    if phase == "rollout" and work.drawing is not None and (setting := work.drawing.setting):
+        return f"lower rollout.{setting}={getattr(work.engine, setting)}"
     if work.micro_tokens > work.completion:  # prompts may be shorter than planned
         return f"lower batch.micro_tokens={work.micro_tokens}"
     return (

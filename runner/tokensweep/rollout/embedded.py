@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from tokensweep.registry import component
+from tokensweep.rollout.needs import Drawing, Share, in_the_trainer, reading
 from tokensweep.rollout.protocol import Progress, Request, Rollout, refuse_rules
 
 if TYPE_CHECKING:
@@ -63,6 +64,20 @@ class TorchEngine:
 
     def close(self) -> None:
         """Nothing was started."""
+
+    def memory(self, share: Share) -> Drawing:
+        """Waves whose cache is moved when enough rows have ended; see :mod:`tokensweep.rollout.wave`."""
+        from tokensweep.rollout.wave import COMPACT_BELOW
+
+        rows = min(share.rollouts, max(1, self.max_batch_tokens // share.sequence))
+        parts = in_the_trainer(share, rows=rows)
+        return Drawing(
+            rows=rows,
+            parts={**parts, "cache while moved": COMPACT_BELOW * parts["key-value cache"]},
+            weight_bytes=reading(share),
+            setting="max_batch_tokens",
+            least=share.sequence,
+        )
 
 
 def _waves(requests: Sequence[Request], *, budget: int) -> Iterator[list[int]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tokensweep.registry import component
+from tokensweep.rollout.needs import Drawing, Share
 from tokensweep.rollout.protocol import Progress, Request, Rollout
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ class FakeEngine:
 
     def close(self) -> None:
         """Nothing was started."""
+
+    def memory(self, share: Share) -> Drawing:
+        """Nothing: there is no model."""
+        return Drawing()
 
     def _rollout(self, policy: Policy, request: Request) -> Rollout:
         """The chosen text; its whole log-probability is booked on the first token."""

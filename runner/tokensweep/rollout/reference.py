@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokensweep.registry import component
+from tokensweep.rollout.needs import Drawing, Share, in_the_trainer, reading
 from tokensweep.rollout.protocol import Progress, Request, Rollout, SamplingSpec, refuse_rules
 from tokensweep.rollout.stops import StopTexts
 from tokensweep.seeds import derive_seed
@@ -60,6 +61,16 @@ class HfEngine:
 
     def close(self) -> None:
         """Nothing was started."""
+
+    def memory(self, share: Share) -> Drawing:
+        """Batches of a fixed number of rows, in which a prompt is read once for each of them."""
+        rows = min(share.rollouts, self.rows)
+        return Drawing(
+            rows=rows,
+            parts=in_the_trainer(share, rows=rows),
+            weight_bytes=reading(share),
+            setting="rows",
+        )
 
     def _batch(self, policy: Policy, requests: list[Request], sampling: SamplingSpec) -> list[Rollout]:
         """Draw one left-padded batch."""

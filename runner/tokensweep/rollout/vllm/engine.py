@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import torch
 
 from tokensweep.registry import component
+from tokensweep.rollout.needs import FULL, HALF, Drawing, Share
 from tokensweep.rollout.protocol import Progress, Request, Rollout
 from tokensweep.rollout.vllm.errors import EngineError, EngineLostError
 from tokensweep.rollout.vllm.installed import check_installed
@@ -169,6 +170,30 @@ class VllmEngine:
         if self._serving is not None:
             self._serving.close()
         self._serving, self._asleep = None, False
+
+    def memory(self, share: Share) -> Drawing:
+        """A server with weights of its own, asleep in the other phases on a GPU."""
+        from tokensweep.rollout.vllm.serving import CPU_CACHE_GB
+
+        if self.server:
+            return Drawing()
+        told = {"auto": FULL if share.on_cpu else HALF, "float32": FULL}
+        width = told.get(self.dtype, HALF) / self.tensor_parallel_size
+        gigabytes = self.kv_cache_gb or (CPU_CACHE_GB if share.on_cpu else None)
+        if gigabytes is None:
+            size = max(self.gpu_memory_utilization * share.device_bytes, width * share.weights)
+        else:
+            size = width * share.weights + gigabytes * 1e9
+        own = {"vLLM": size}
+        return Drawing(
+            rows=min(share.rollouts, self.max_num_seqs),
+            parts={} if share.on_cpu else own,
+            stays=own if share.on_cpu else {},
+            takes={} if share.on_cpu else own,
+            weight_bytes=width,
+            setting="gpu_memory_utilization" if gigabytes is None else "kv_cache_gb",
+            is_share=gigabytes is None,
+        )
 
     @property
     def pid(self) -> int | None:
