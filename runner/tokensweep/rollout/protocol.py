@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # importing transformers takes seconds
     from tokensweep.models.policy import Policy
+    from tokensweep.train.ranks import Ranks
 
 FinishReason = Literal["stop", "length"]
 Progress = Callable[[int], None]  # completions that have just ended
@@ -96,6 +97,15 @@ class Demanding(Protocol):
 
     def check_machine(self, *, device: str) -> None:
         """Raise ValueError, saying what to do, where it can not run with ``compute.device``."""
+        ...
+
+
+@runtime_checkable
+class Joining(Protocol):
+    """An engine that ranks may share, so that one of them must act for all."""
+
+    def join(self, ranks: Ranks) -> None:
+        """Learn, before the first ``load``, who takes part; without it the engine is of one process."""
         ...
 
 

@@ -16,6 +16,7 @@ from tokensweep.models.trainable import Trainable, trainable_of
 from tokensweep.problems import ProblemSource
 from tokensweep.registry import build
 from tokensweep.rollout import Engine, SamplingSpec
+from tokensweep.rollout.protocol import Joining
 from tokensweep.rollout.reference import HfEngine
 from tokensweep.train.activations import recompute_layers
 from tokensweep.train.collect import Collector
@@ -96,6 +97,8 @@ def assemble_everywhere(config: Mapping[str, Any], *, cache: Path, ranks: Ranks)
             f"rollout=hf must run on one rank, got {ranks.size}: its draws depend on what is drawn beside "
             "them; take rollout=torch"
         )
+    if isinstance(parts.engine, Joining):
+        parts.engine.join(ranks)
     return parts
 
 

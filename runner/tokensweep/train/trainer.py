@@ -124,6 +124,7 @@ class _Training:
             self.optimizer = optimizer_of(self.policy, config["optim"], fused=fused)
             if found:
                 load_optimizer(found.folder, policy=self.policy, optimizer=self.optimizer)
+        with ranks.agreed():  # of its own: ranks that share an engine come to it together, or not at all
             parts.engine.load(self.policy, version=self.progress.step)
             self.collector = collector_of(config, parts, self.policy, ranks=ranks)
             temperature = config["sampling"]["temperature"]

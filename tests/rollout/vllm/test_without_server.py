@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +19,13 @@ from tokensweep.models.policy import Policy
 from tokensweep.preflight import check_engine
 from tokensweep.registry import build
 from tokensweep.rollout import Request, SamplingSpec
+from tokensweep.rollout.protocol import Joining
 from tokensweep.rollout.vllm import EngineError, ParityError, VllmEngine
 from tokensweep.rollout.vllm import installed as check
 from tokensweep.rollout.vllm.errors import EngineMemoryError
 from tokensweep.rollout.vllm.probe import check_parity, compare, probe_of, trainer_logprobs
 from tokensweep.rollout.vllm.wire import completion_body, rollout_of, scores_of
+from tokensweep.train.ranks import Ranks
 from tokensweep.worker import Failure, classify
 
 REQUEST = Request(
@@ -268,3 +274,41 @@ def test_broken_weights_are_said_to_be_broken(folder: Path) -> None:
 def test_too_little_memory_for_the_engine_is_a_failure_of_that_kind() -> None:
     assert classify(EngineMemoryError("too little")) is Failure.oom
     assert classify(EngineError("else")) is Failure.other
+
+
+class Shared:
+    """A server that was started by hand, as far as giving it weights goes."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def send(self, policy: Policy, *, version: int) -> None:
+        """Note the version."""
+        self.sent.append(version)
+
+    def score(self, sequences: Any) -> Any:
+        """End the load here."""
+        raise LookupError(f"asked after {self.sent}")
+
+
+@pytest.mark.parametrize(("rank", "sent"), [(0, "[3]"), (1, "[]")])
+def test_only_the_first_rank_sends_weights_and_all_meet_before_anything_is_asked(
+    rank: int, sent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Both(Ranks):
+        met = False
+
+        @contextmanager
+        def agreed(self) -> Iterator[None]:
+            yield
+            self.met = True
+
+    server, ranks = Shared(), Both(rank=rank, size=2)
+    monkeypatch.setattr("tokensweep.rollout.vllm.serving.find_server", lambda *_: server)
+    engine = VllmEngine(server="http://node:8000")
+    assert isinstance(engine, Joining)
+    engine.join(ranks)
+    policy: Any = SimpleNamespace(vocab_size=8, tokenizer=range(8))
+    with pytest.raises(LookupError, match=re.escape(f"asked after {sent}")):
+        engine.load(policy, version=3)
+    assert ranks.met

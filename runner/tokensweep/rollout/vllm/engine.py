@@ -24,6 +24,7 @@ from tokensweep.rollout.vllm.probe import (
     trainer_logprobs,
 )
 from tokensweep.rollout.vllm.weights import Way
+from tokensweep.train.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from tokensweep.models.policy import Policy
@@ -88,6 +89,7 @@ class VllmEngine:
         self._version = 0
         self._serving: Serving | None = None
         self._asleep = False
+        self._ranks = ALONE
         self.parity: Parity | None = None  # of the last load
 
     def check_machine(self, *, device: str) -> None:
@@ -100,6 +102,10 @@ class VllmEngine:
         if not self.server:
             check_installed(cuda=cuda)
 
+    def join(self, ranks: Ranks) -> None:
+        """Share the server at ``server`` with these ranks: the first of them sends the weights."""
+        self._ranks = ranks
+
     def load(self, policy: Policy, *, version: int) -> None:
         """Give the engine the policy's weights and check that it has them.
 
@@ -111,12 +117,10 @@ class VllmEngine:
 
         self._policy, self._version = policy, version
         if self.server:
-            try:
+            with self._ranks.agreed():  # nobody draws before the server has the weights
                 self._serving = self._serving or find_server(self, policy)
-                if _leads():
+                if self._ranks.leads:
                     self._serving.send(policy, version=version)
-            finally:  # a rank that failed comes too: the others would wait for it in vain
-                _wait_for_all()  # ranks that share a server must not draw before it has the weights
         elif self._serving is None:
             check_installed(cuda=policy.device.type == "cuda")
             self._serving = start_server(self, policy, version=version)
@@ -293,17 +297,3 @@ def _check_lengths(requests: Sequence[Request], *, limit: int) -> None:
             f"a prompt and its completion may take {limit} tokens in vLLM, got {longest}: lower "
             "sampling.max_tokens (eval.max_tokens) or prompt.max_tokens, or raise rollout.max_model_len"
         )
-
-
-def _leads() -> bool:
-    """Whether this is the rank that sends weights to a server that all ranks share."""
-    import torch.distributed as dist
-
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
-
-
-def _wait_for_all() -> None:
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
