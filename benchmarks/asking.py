@@ -2,9 +2,10 @@
 
     python -m benchmarks.asking [--quick]
 
-The study is filled with trials of three parameters and five reports each, whose values a known function gives.
-An element is a new process each time, as in a search: *open* replays the study, *ask* chooses values, *report*
-tells one step and asks whether to prune, *tell* ends the trial. Medians over the rounds, in seconds of CPU.
+The study is filled with trials of three parameters and five reports each, whose values a known function
+gives. An element is a new process each time, as in a search: *open* replays the study, *ask* chooses values,
+*report* tells one step and asks whether to prune, *tell* ends the trial. Medians over the rounds, in seconds
+of CPU.
 ``--quick`` proves in seconds that it works, and keeps nothing.
 """
 
