@@ -35,7 +35,7 @@ def _confirm(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=store,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1500,  # of a loaded machine
         check=False,
     )
 

@@ -226,3 +226,21 @@ def test_optuna_itself_can_read_the_study(tmp_path: Path) -> None:
     path = str(study.folder / "journal.log")
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
     assert optuna.load_study(study_name="made-up", storage=storage).best_value == max(values)
+
+
+def test_hyperband_prunes_and_every_trial_is_told(tmp_path: Path) -> None:
+    search = search_of(LINE, trials=30, sampler=Sampler.random, pruner=Pruner.hyperband, rung=1, warmup=1)
+    study = study_of(tmp_path, search, steps=9)
+    element = 0
+    while (asked := study.ask(element, is_alive=everybody_lives)) is not None:
+        element += 1
+        height = float(asked.params["x"] or 0.0)
+        if any(study.report(asked, step, height) for step in range(1, 10)):
+            study.prune(asked, "")
+        else:
+            study.tell(asked, [height])
+    states = Counter(row["state"] for row in study.rows())
+    assert states["pruned"] + states["complete"] == 30
+    assert states["pruned"] >= 5
+    best = max(row["params"]["x"] for row in study.rows())
+    assert max(row["values"][0] for row in study.rows() if row["values"]) == best  # the best is never pruned
