@@ -19,6 +19,7 @@ from tests.cluster.commanding import command, die_at, end_of, in_process, plan_o
 from tests.cluster.fake_slurm import FakeSlurm
 from tests.cluster.made_up import Store
 
+from tokensweep import entries
 from tokensweep import plan as planning
 from tokensweep.cluster import launch, retry, sbatch, submit
 from tokensweep.cluster.reconcile import State, look
@@ -79,7 +80,7 @@ ONCE = {"train": [1, 1, 1], "evaluate": [1, 1, 1], "report": [1], "queue": [7]}
 _POINTS: dict[str, tuple[Any, ...]] = {
     "before the first plan is written": (planning, "write_json", is_named("plan.json")),
     "between run folders": (planning, "write_json", is_named("plan.json"), 1),
-    "after run folders": (planning, "write_json", is_named("sweep.json")),
+    "after run folders": (entries, "write_json", is_named("sweep.json")),
     "before anything is recorded": (submit, "new_submission"),
     "after submission.json": (submit, "submit"),
     "as the batch file is written": (submitit.SlurmExecutor, "_make_submission_file_text"),
