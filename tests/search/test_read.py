@@ -137,6 +137,15 @@ def test_a_scale_has_its_own_settings(tmp_path: Path) -> None:
         ({}, ["arms=all"], "is a search, whose arms are its trials"),
         ({}, ["trials=many"], "trials= must be a whole number"),
         ({}, ["seeds=1,1"], "has 1 twice"),
+        ({}, ["optim.lr=1e-4"], "optim.lr is searched, so optim.lr=1e-4 would mean nothing"),
+        ({}, ["optim.eps=1e-9,1e-8"], "a file's space is searched, got optim.eps=1e-9,1e-8: give one value"),
+        (
+            {"search": {"space": {"method": ["grpo", {"a": 1}]}}},
+            [],
+            r"method: a choice must be .*, got \{'a': 1\}",
+        ),
+        ({}, ["optim.eps=log(1)"], "Unknown function 'log'"),
+        ({"search": {"space": {"store": ["/tmp/a", "/tmp/b"]}}}, [], "store cannot be searched"),
     ],
 )
 def test_a_file_that_cannot_be_searched_is_refused(
@@ -164,3 +173,45 @@ def test_an_end_of_the_space_that_cannot_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"fraction must be in \(0, 1\], got 1\.5") as refused:
         plan_search(of_command("method=forking_tokens", space), [f"store={tmp_path}"])
     assert "in the run: method=forking_tokens" in str(refused.value)
+
+
+def test_a_plan_and_a_run_give_a_search_without_a_name_the_same_name() -> None:
+    given = search_of_arguments(["hydra/sweeper=optuna_pull", "method=forking_tokens", _SPACE])
+    assert given is not None
+    defaults = {  # all of them, as Hydra hands them to the sweeper
+        "trials": 20, "sampler": "tpe", "seed": 0, "pruner": "none", "rung": None, "warmup": None,
+        "objective": "accuracy", "stop_evaluation": 0.0,
+    }  # fmt: skip
+    assert given.search.name == of_command("method=forking_tokens", _SPACE, **defaults).name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optim.lr=log(interval(1,2))"], "Unknown function 'log'"),
+        ([_SPACE, "code=perhaps"], "code=perhaps"),
+        ([_SPACE, "~optim.lr"], "optim.lr"),
+        ([_SPACE, "seed=interval(0,5)"], "seed=0,1,2 are replicates, got seed=interval"),
+        ([_SPACE, "hydra.sweeper.seed=x"], r"hydra\.sweeper\.seed must be a whole number"),
+        ([_SPACE, "hydra.sweeper.when=3"], r"hydra\.sweeper\.when must be a mapping of KEY to .*, got 3"),
+        ([_SPACE, "hydra.sweeper.when={optim.lr: dapo}"], r"hydra\.sweeper\.when must be a mapping of KEY"),
+        (["store=/tmp/a,/tmp/b"], "store cannot be searched, as it is the command's"),
+        ([_SPACE, "jobs=1,2"], "jobs cannot be searched"),
+        (
+            ["optim.lr=1e-4,1e-3", "optim.lr=1e-4"],
+            "optim.lr is searched, so optim.lr=1e-4 would mean nothing",
+        ),
+    ],
+)
+def test_a_command_that_means_no_search_is_refused_in_words(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        search_of_arguments(["hydra/sweeper=optuna_pull", "method=forking_tokens", *overrides])
+
+
+def test_a_value_before_the_choices_of_a_key_is_what_it_is_without_a_search() -> None:
+    assert "optim.lr=1e-4" in of_command("optim.lr=1e-4", "optim.lr=1e-4,1e-3").base
+
+
+def test_objectives_are_named_as_people_write_them() -> None:
+    with pytest.raises(ValueError, match=r"got \['accuracy', 'accuracy'\]"):
+        of_command(_SPACE, objective=["accuracy", "accuracy"])

@@ -54,6 +54,8 @@ def test_numbers_go_through_an_override_unchanged() -> None:
         ("a=range(0,1,0.1)", "whole numbers upwards"),
         ("a=range(1,2)", "at least two values"),
         ("a=x,x", "a: a choice stands twice"),
+        ("a=interval(0,inf)", "a must have two ends, got 0.0 to inf"),
+        ("a=tag(log,range(1,9,2))", "a: a logarithmic scale has no steps, got 2"),
         ("a=glob(*)", "a must be something to choose from"),
     ],
 )

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
 from tokensweep.composer import compose_config, parse
 from tokensweep.identity import digest
 from tokensweep.options import own_words, seeds_of
@@ -31,7 +35,7 @@ def search_of_command(
     overrides: Sequence[str],
     *,
     settings: Mapping[str, Any],
-    when: Mapping[str, Any],
+    when: Any,
     name: str | None,
     scale: str,
 ) -> Given:
@@ -43,32 +47,35 @@ def search_of_command(
     launch: list[str] = []
     space: list[Parameter] = []
     seeds: tuple[int, ...] = (0,)
+    after: list[str] = []  # values behind the choices of the same key; those before them are Hydra's custom
+    conditions = read_when(when)
     for text, override in zip(overrides, parse(overrides), strict=True):
         key = override.key_or_group
         if key == "seed":
-            seeds = _seeds(list(override.sweep_iterator()) if is_searched(override) else [override.value()])
+            seeds = _seeds(override)
         elif is_searched(override):
-            space.append(parameter_of(override, when=when.get(key)))
+            space.append(parameter_of(override, when=conditions.get(key)))
         else:
             (launch if _of_launch(key) else base).append(text)
-    if unknown := sorted(set(when) - {one.key for one in space}):
+            after += [text] if any(one.key == key for one in space) else []
+    if unknown := sorted(set(conditions) - {one.key for one in space}):
         raise ValueError(f"hydra.sweeper.when: {unknown[0]} is not searched: known are {_keys(space)}")
     if not space:
         raise ValueError(
             "hydra/sweeper=optuna_pull needs something to search: give a key several values, such as "
             "'method.token_weights.entropy.fraction=interval(0.05,1.0)' or method=dapo,forking_tokens"
         )
+    _check_trials_own(space, after)
     fields = read_settings(settings, where="hydra.sweeper")
-    meaning = [sorted(base), [one.as_json() for one in space], seeds, _meaning(fields)]
     found = Search(
-        name=name or f"search-{digest(meaning)[:8]}",
+        name=name or "search",
         space=Space(tuple(space)),
         base=tuple(base),
         seeds=seeds,
         scale=scale,
         **fields,
     )
-    return Given(found, tuple(launch))
+    return Given(found if name else replace(found, name=_name_of(found)), tuple(launch))
 
 
 def search_of_arguments(overrides: Sequence[str]) -> Given | None:
@@ -78,14 +85,22 @@ def search_of_arguments(overrides: Sequence[str]) -> Given | None:
     """
     if "hydra/sweeper=optuna_pull" not in overrides:
         return None
-    from tokensweep.compose import register_components
+    from tokensweep.compose import explain, register_components
 
     register_components()
+    try:
+        return _search_of_arguments(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error, command="train", overrides=overrides)) from error
+
+
+def _search_of_arguments(overrides: Sequence[str]) -> Given:
     own = [text for text in overrides if not text.lstrip("+").startswith("hydra")]
     settings: dict[str, Any] = {}
-    for override in parse([text for text in overrides if text.startswith("hydra.sweeper.")]):
+    given = [text.lstrip("+") for text in overrides]
+    for override in parse([text for text in given if text.startswith("hydra.sweeper.")]):
         settings[override.key_or_group.removeprefix("hydra.sweeper.")] = override.value()
-    when = settings.pop("when", {})
+    when = read_when(settings.pop("when", {}))
     for key in [key for key in settings if key.startswith("when.")]:
         when[key.removeprefix("when.")] = settings.pop(key)
     plain = [text for text, one in zip(own, parse(own), strict=True) if not is_searched(one)]
@@ -113,15 +128,15 @@ def search_of_file(
     node = {**content["search"], **at_scale.get("search", {})}
     base = {**content.get("base", {}), "scale": scale, **at_scale.get("base", {})}
     refuse_twice(seeds or (), where="seeds=")
-    given = {"base": to_overrides(base), "own": list(overrides)}
-    launch = [text for text in given["own"] if _of_launch(parse([text])[0].key_or_group)]
+    own, launch = _split(overrides)
     where = f"{path}: search"
     space = read_space(node.get("space"), where=f"{where}.space")
+    _check_trials_own(space.parameters, own)
     settings = {key: value for key, value in node.items() if key != "space"}
     found = Search(
         name=f"{path.stem}-{scale}",
         space=space,
-        base=(*given["base"], *(text for text in given["own"] if text not in launch)),
+        base=(*to_overrides(base), *own),
         seeds=tuple(seeds or at_scale.get("seeds") or content["seeds"]),
         scale=scale,
         paper=content.get("paper", ""),
@@ -165,7 +180,8 @@ def read_settings(node: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     for key in ("trials", "sampler_seed", "rung", "warmup"):
         value = fields.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{where}.{key} must be a whole number, got {value!r}")
+            named = "seed" if key == "sampler_seed" else key
+            raise ValueError(f"{where}.{named} must be a whole number, got {value!r}")
     share = fields.get("stop_evaluation", 0.0)
     if isinstance(share, bool) or not isinstance(share, (int, float)):
         raise ValueError(f"{where}.stop_evaluation must be a number, got {share!r}")
@@ -179,15 +195,63 @@ def _one_of(kind: Any, value: Any, *, where: str) -> Any:
         raise ValueError(f"{where} must be one of {', '.join(kind)}, got {value!r}") from None
 
 
-def _meaning(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that make another search, as the number of trials does not."""
-    return {key: value for key, value in fields.items() if key != "trials"}
+def _name_of(search: Search) -> str:
+    """A name of everything that makes another search, as the number of trials does not."""
+    told = {key: value for key, value in search.as_json().items() if key not in ("name", "trials")}
+    return f"search-{digest({**told, 'base': sorted(search.base)})[:8]}"
 
 
-def _seeds(values: Sequence[Any]) -> tuple[int, ...]:
+def read_when(node: Any) -> dict[str, Mapping[str, Any]]:
+    """``hydra.sweeper.when`` of a command line. Raises ValueError for anything but KEY: {KEY: VALUE}."""
+    node = {} if node is None else node
+    if not isinstance(node, Mapping) or not all(isinstance(one, Mapping) for one in node.values()):
+        raise ValueError(
+            "hydra.sweeper.when must be a mapping of KEY to {KEY: VALUE or [VALUES]}, such as "
+            f"{{method.ratio.p: {{method: holderpo}}}}, got {node!r}"
+        )
+    return dict(node)
+
+
+def _seeds(override: Override) -> tuple[int, ...]:
+    if override.is_interval_sweep():
+        raise ValueError(
+            "seed cannot be searched, as a lucky one would win: seed=0,1,2 are replicates, got "
+            f"{override.input_line}"
+        )
+    values = list(override.sweep_iterator()) if is_searched(override) else [override.value()]
     if odd := [value for value in values if isinstance(value, bool) or not isinstance(value, int)]:
         raise ValueError(f"seed must be whole numbers, as in seed=0,1,2, got {odd[0]!r}")
     return tuple(values)
+
+
+def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides that trials start from, and those that concern the command. Raises ValueError."""
+    try:
+        parsed = parse(overrides)
+    except HydraException as error:
+        raise ValueError(str(error)) from error
+    if several := [str(one.input_line) for one in parsed if is_searched(one)]:
+        raise ValueError(
+            f"a file's space is searched, got {several[0]}: give one value, or write it into the file"
+        )
+    parts: tuple[list[str], list[str]] = ([], [])
+    for text, one in zip(overrides, parsed, strict=True):
+        parts[_of_launch(one.key_or_group)].append(text)
+    return parts
+
+
+def _check_trials_own(space: Sequence[Parameter], given: Sequence[str]) -> None:
+    """Raise ValueError for a searched key that is no trial's, or that was ``given`` a value."""
+    fixed = {one.key_or_group: str(one.input_line) for one in parse(given)}
+    for one in space:
+        if _of_launch(one.key):
+            raise ValueError(
+                f"{one.key} cannot be searched, as it is the command's, not a trial's: give one value"
+            )
+        if one.key in fixed:
+            raise ValueError(
+                f"{one.key} is searched, so {fixed[one.key]} would mean nothing: take one of both out"
+            )
 
 
 def _of_launch(key: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -43,12 +44,22 @@ class Parameter:
 
     def __post_init__(self) -> None:
         if self.choices:
+            if odd := [one for one in self.choices if not isinstance(one, Value)]:
+                raise ValueError(
+                    f"{self.key}: a choice must be text, a number, true, false or null, got {odd[0]!r}"
+                )
             if len(set(self.choices)) < len(self.choices):
                 raise ValueError(f"{self.key}: a choice stands twice in {list(self.choices)}: take one out")
             return
         if self.low is None or self.high is None or not self.low < self.high:
             raise ValueError(
                 f"{self.key} must go from a low to a higher value, got {self.low} to {self.high}"
+            )
+        if not math.isfinite(self.low) or not math.isfinite(self.high):
+            raise ValueError(f"{self.key} must have two ends, got {self.low} to {self.high}")
+        if self.log and self.step:
+            raise ValueError(
+                f"{self.key}: a logarithmic scale has no steps, got {self.step}: take int(interval())"
             )
         if self.log and self.low <= 0:
             raise ValueError(f"{self.key}: a logarithmic scale must start above 0, got {self.low:g}")

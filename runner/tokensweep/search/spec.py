@@ -79,7 +79,9 @@ class Search:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be distinct and at least one, got {list(self.seeds)}")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise ValueError(f"objectives must be distinct and at least one, got {list(self.objectives)}")
+            raise ValueError(
+                f"objectives must be distinct and at least one, got {list(map(str, self.objectives))}"
+            )
         for key, value in (("rung", self.rung), ("warmup", self.warmup)):
             if value is not None and value < 1:
                 raise ValueError(f"{key} must be at least 1 step, got {value}")
