@@ -7,8 +7,8 @@ to validate it; here a job is composed once, by the planner.
 then cannot look up what a string annotation means.)
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -56,7 +56,9 @@ class OptunaPullConf:
     warmup: int | None = None
     objective: Any = "accuracy"
     stop_evaluation: float = 0.0
-    when: dict[str, Any] = field(default_factory=dict)
+    when: Any = (
+        None  # a mapping of here could get no new keys from a command line: Hydra's configs are closed
+    )
 
 
 for _name, _conf in (("local", LocalLauncherConf), ("slurm", SlurmLauncherConf)):
@@ -84,7 +86,7 @@ class LocalLauncher(Launcher):
             _job_return(run_id, overrides) for run_id, overrides in zip(run_ids, job_overrides, strict=True)
         ]
 
-    def search(self, overrides: Sequence[str], settings: dict[str, Any], *, when: dict[str, Any]) -> None:
+    def search(self, overrides: Sequence[str], settings: dict[str, Any], *, when: Any) -> None:
         """Search with Optuna and report; leaves with a non-zero exit code when trials are missing."""
         from tokensweep.search.launch import run_search
         from tokensweep.search.read import search_of_command
@@ -122,7 +124,7 @@ class GridSweeper(BasicSweeper):
 class OptunaPullSweeper(Sweeper):
     """Has Optuna choose the values: each element of the search asks the study when it starts."""
 
-    def __init__(self, when: dict[str, Any], **settings: Any) -> None:
+    def __init__(self, when: Any, **settings: Any) -> None:
         self._when, self._settings = when, settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -134,14 +136,10 @@ class OptunaPullSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Search what has several values; everything else is the base of all trials."""
         assert isinstance(self._launcher, LocalLauncher)
-        settings, when = (_plain(node) for node in (self._settings, self._when))
-        self._launcher.search(arguments, settings, when=when)
-
-
-def _plain(node: Mapping[str, Any]) -> dict[str, Any]:
-    plain = OmegaConf.to_container(OmegaConf.create(dict(node)))
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+        plain = OmegaConf.to_container(OmegaConf.create({**self._settings, "when": self._when}))
+        assert isinstance(plain, dict)
+        when = plain.pop("when")
+        self._launcher.search(arguments, {str(key): value for key, value in plain.items()}, when=when)
 
 
 class ExtensionSearchPath(SearchPathPlugin):

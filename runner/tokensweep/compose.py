@@ -287,6 +287,8 @@ def explain(error: Exception, *, command: str, overrides: Sequence[str] = ()) ->
     ``overrides`` are those of the command: what they select decides which keys there are.
     """
     text = str(error).replace("\n", "\n  ")
+    if "INTERVAL_SWEEP" in text:
+        return "interval() is for a search, whose values Optuna chooses: add -m hydra/sweeper=optuna_pull"
     match = re.search(r"Could not override '([^']+)'", text)
     if match is None:
         cause = str(error.__cause__ or "").strip().partition("\n")[0]
@@ -306,7 +308,11 @@ def explain(error: Exception, *, command: str, overrides: Sequence[str] = ()) ->
 
 
 def _known_keys(missing: str, *, command: str, overrides: Sequence[str]) -> list[str]:
-    """All keys of the config that the other overrides give, or of the default one."""
+    """All keys of the config that the other overrides give, or of the default one; or of a search."""
+    if missing.startswith("hydra.sweeper."):
+        from tokensweep.search.read import SETTINGS
+
+        return sorted(f"hydra.sweeper.{key}" for key in (*SETTINGS, "when"))
     others = [text for text in overrides if "=" in text and text.lstrip("+~").partition("=")[0] != missing]
     try:
         composed = compose_config(others, name=command)

@@ -129,6 +129,10 @@ def test_a_plan_says_what_is_searched_and_runs_nothing(lab: Lab) -> None:
         (["optim.beta1=interval(0,2)", "batch.group_size=-1,4"], "batch.group_size must be at least 1"),
         (["optim.momentum=interval(0,1)"], "no key or group 'optim.momentum'"),
         (["hydra.sweeper.when={optim.eps: {optim.lr: 1e-3}}"], "optim.eps is not searched"),
+        (["hydra.sweeper.when={optim.lr: {optim.eps: 1e-3}}"], "'when' must name a key with choices"),
+        (["hydra.sweeper.when=3"], "hydra.sweeper.when must be a mapping"),
+        (["hydra.sweeper.trails=2"], "did you mean hydra.sweeper.trials"),
+        (["optim.eps=interval(0,1)", "hydra/sweeper=grid"], "add -m hydra/sweeper=optuna_pull"),
         (["eval.held_out=0"], "needs an evaluation"),
     ],
 )
