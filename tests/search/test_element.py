@@ -127,6 +127,21 @@ def test_a_run_that_was_given_up_is_told_as_pruned_with_the_reason(made: Any) ->
     assert read_run(element.store / "runs" / run_id).status == "pruned"
 
 
+def test_a_study_out_of_reach_ends_no_training(
+    made: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    element, study = made(rung=3, warmup=3)
+
+    def away(*_: Any) -> bool:
+        raise ConnectionError("nobody answers at db.example.org")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Study, "report", away)
+        assert element.work(Worker([0.25]))
+    assert study.rows()[0]["values"] == [0.25]
+    assert "step 3 is not reported: nobody answers at db.example.org" in capsys.readouterr().out
+
+
 def test_a_killed_run_s_values_are_tried_again_by_the_same_element(made: Any) -> None:
     element, study = made()
     worker = Worker([0.25], outcomes=["killed", "finished"])

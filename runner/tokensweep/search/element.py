@@ -24,6 +24,7 @@ from tokensweep.cluster.scheduler import Scheduler
 from tokensweep.identity import code_sha, read_json
 from tokensweep.ledger import read_events, read_run
 from tokensweep.paths import storage_uri
+from tokensweep.redact import redact
 from tokensweep.search.spec import Search
 
 if TYPE_CHECKING:
@@ -201,9 +202,17 @@ class _Watch:
         return self.report() or self._race.look()
 
     def report(self) -> str:
-        """Tell the study how training goes, and hear whether it is to be given up."""
+        """Tell the study how training goes, and hear whether it is to be given up.
+
+        A study that is out of reach for a moment hears less, and nothing is given up meanwhile.
+        """
         for step, value in self._curve.news():
-            if self._trial.study.report(self._trial.asked, step, value):
+            try:
+                is_hopeless = self._trial.study.report(self._trial.asked, step, value)
+            except ConnectionError as error:
+                print(f"tokensweep: step {step} is not reported: {redact(str(error))}", flush=True)
+                continue
+            if is_hopeless:
                 return f"{self._trial.planned.search.pruner} at step {step}: accuracy {value:.3f}"
         return ""
 
@@ -308,7 +317,6 @@ def _alone(folder: Path, element: int) -> Iterator[None]:
 def main() -> None:
     """Be an element on this machine; leaves with 1 when a trial failed."""
     from tokensweep.cluster.task import Job, Stop
-    from tokensweep.redact import redact
 
     parser = argparse.ArgumentParser(prog="python -m tokensweep.search.element", description=main.__doc__)
     parser.add_argument("folder", type=Path)
