@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tokensweep.progress import last_metrics
+from tokensweep.redact import redact
 
 if TYPE_CHECKING:
     from tokensweep.search.study import Study
@@ -31,6 +32,7 @@ class SearchBoard:
         )
         self._task = self._bar.add_task("trials", total=study.search.trials)
         self._live: Live | None = None
+        self._is_away = False  # the study
 
     def start(self) -> None:
         """Put the live display up, in a terminal."""
@@ -39,15 +41,25 @@ class SearchBoard:
             self._live.start()
 
     def show(self) -> None:
-        """Say what was told since the last call, and how far the others are."""
-        rows = self._study.rows()
+        """Say what was told since the last call, and how far the others are.
+
+        A study out of reach is said once and ends nothing: what is at work needs no watcher.
+        """
+        try:
+            rows = self._study.rows()
+        except ValueError as error:
+            if not self._is_away:
+                self._console.print(escape(redact(f"cannot see the trials now: {error}")), style="yellow")
+            self._is_away = True
+            return
+        self._is_away = False
         for row in rows:
             if row["ended"] and row["number"] not in self._seen:
                 self._seen.add(row["number"])
                 self._console.print(_ended(row, self._study.search.objectives), highlight=False)
         if self._live is None:
             return
-        self._bar.update(self._task, completed=self._study.told())
+        self._bar.update(self._task, completed=sum(bool(row["counted"] and row["ended"]) for row in rows))
         table = Table.grid(padding=(0, 2))
         for row in rows:
             if row["state"] == "running":
