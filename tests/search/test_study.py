@@ -62,6 +62,15 @@ def test_nothing_is_told_twice_and_a_small_space_ends_by_itself(tmp_path: Path) 
     assert study.ask(9, is_alive=everybody_lives) is None
 
 
+def test_looking_at_a_study_writes_nothing(tmp_path: Path) -> None:
+    search = search_of(space_of("n=interval(0,1)"))
+    ask(study := study_of(tmp_path, search))
+    journal = study.folder / "journal.log"
+    before = journal.read_bytes()
+    assert len(study_of(tmp_path, search).rows()) == 1
+    assert journal.read_bytes() == before
+
+
 def test_the_same_study_gives_the_same_values_in_any_process(tmp_path: Path) -> None:
     def values(folder: Path, *, reopen: bool) -> list[float]:
         study = study_of(folder, search_of(LINE, trials=15))

@@ -72,14 +72,18 @@ class Study:
     def __init__(self, search: Search, folder: Path, *, steps: int, uri: str = "") -> None:
         self.search, self.folder, self.steps = search, folder, steps
         self._storage = open_storage(folder, uri=uri)
+        name = study_name(folder, uri=uri)
+        sampler = optuna.samplers.RandomSampler(seed=0)  # replaced before each choice
         with self._taking_turns(), quietly():
-            self._study = optuna.create_study(
-                study_name=study_name(folder, uri=uri),
-                storage=self._storage,
-                directions=[_DIRECTIONS[one] for one in search.directions],
-                load_if_exists=True,
-                pruner=_pruner(search, steps),
-                sampler=optuna.samplers.RandomSampler(seed=0),  # replaced before each choice
+            try:  # Optuna's load_if_exists writes first: who reads would wait for the lock of a dead writer
+                self._storage.get_study_id_from_name(name)
+            except KeyError:
+                directions = [_DIRECTIONS[one] for one in search.directions]
+                optuna.create_study(
+                    study_name=name, storage=self._storage, directions=directions, load_if_exists=True
+                )
+            self._study = optuna.load_study(
+                study_name=name, storage=self._storage, pruner=_pruner(search, steps), sampler=sampler
             )
 
     def ask(
