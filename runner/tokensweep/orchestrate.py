@@ -42,6 +42,7 @@ def run_sweep(sweep: Sweep, *, launcher: str, check: Callable[[Plan], None] | No
     console = Console()
     register_components()
     plan = make_plan(_announced(sweep, console))
+    _check_no_search(plan)
     check_uri(plan.tracking_uri)
     check_launcher(plan, launcher)
     if check is not None:
@@ -58,6 +59,14 @@ def run_sweep(sweep: Sweep, *, launcher: str, check: Callable[[Plan], None] | No
     if plan.wait or not is_away:
         _finish(plan, launcher, console)
     return [str(entry["run_id"]) for entry in plan.entries]
+
+
+def _check_no_search(plan: Plan) -> None:
+    """Refuse arms beside the trials of a search, whose report ranks trials."""
+    if is_search(plan.store, plan.sweep.name):
+        raise ValueError(
+            f"{plan.sweep.name} is a search in {plan.store}: name another sweep, with sweep=NAME"
+        )
 
 
 def check_launcher(plan: Plan, launcher: str) -> None:
@@ -196,6 +205,7 @@ def dry_run(sweep: Sweep, *, launcher: str, check: Callable[[Plan], None] | None
     console = Console()
     register_components()
     plan = make_plan(sweep)
+    _check_no_search(plan)
     check_launcher(plan, launcher)
     if check is not None:
         check(plan)

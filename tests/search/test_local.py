@@ -111,6 +111,22 @@ def test_fewer_trials_are_refused(lab: Lab) -> None:
     )
 
 
+def test_arms_and_trials_do_not_share_a_sweep(lab: Lab) -> None:
+    said = "is a search in"
+    assert said in lab.sweeping.train(_NAME, "optim.lr=1e-3,1e-2", "eval.held_out=4", code=2)
+    (folder := lab.sweeping.store / "sweeps" / "arms").mkdir()
+    (folder / "sweep.json").write_text("{}")
+    assert "is a sweep in" in lab.sweeping.train("arms", *_SEARCH, code=2)
+
+
+def test_words_about_a_search_may_change(lab: Lab) -> None:
+    path = lab.study / "search.json"
+    node = json.loads(path.read_text())
+    path.write_text(json.dumps({**node, "search": {**node["search"], "note": "worded better"}}))
+    told = lab.sweeping.command("plan", *lab.sweeping.training(_NAME, *_SEARCH))
+    assert "0 to do" in told
+
+
 def test_a_plan_says_what_is_searched_and_runs_nothing(lab: Lab) -> None:
     before = sorted((lab.sweeping.store / "runs").iterdir())
     told = lab.sweeping.command("plan", *lab.sweeping.training("another", *_SEARCH))

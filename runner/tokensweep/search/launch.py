@@ -26,7 +26,7 @@ from tokensweep.identity import code_sha, digest
 from tokensweep.paths import storage_uri
 from tokensweep.plan import LAUNCH_KEYS, Plan, freeze_job, make_plan
 from tokensweep.search.element import Living, Planned, seat_of, sweep_of
-from tokensweep.search.spec import Objective, Search, search_folder
+from tokensweep.search.spec import Objective, Search, check_is_free, search_folder
 from tokensweep.store import make_store
 from tokensweep.sweepfile import Job
 from tokensweep_analysis.wording import counted
@@ -126,6 +126,7 @@ def run_search(search: Search, *, launcher: str, launch: Sequence[str]) -> None:
 def _write(plan: SearchPlan) -> None:
     """Write ``search.json``, or check that it says the same. Raises ValueError when it does not."""
     path = plan.folder / "search.json"
+    check_is_free(plan.base.store, plan.search.name)
     if path.is_file():
         before = Planned.read(plan.folder)
         _check_same(before, plan)
@@ -149,6 +150,9 @@ def _write(plan: SearchPlan) -> None:
 _KEPT_OUT = tuple(key for key in LAUNCH_KEYS if key != "resources")
 
 
+_MAY_CHANGE = ("trials", "paper", "question", "note")  # words about a search are no part of it
+
+
 def _check_same(before: Planned, plan: SearchPlan) -> None:
     """Raise ValueError for anything but the number of trials that is not as it was planned."""
     other = f"another search is started with sweep=NAME (this one is {plan.search.name})"
@@ -158,7 +162,7 @@ def _check_same(before: Planned, plan: SearchPlan) -> None:
             f"{before.code_sha[:12]}): trials of two codes cannot be compared; {other}"
         )
     then, now = before.search.as_json(), plan.search.as_json()
-    for key in (key for key in now if key != "trials" and digest(then[key]) != digest(now[key])):
+    for key in (key for key in now if key not in _MAY_CHANGE and digest(then[key]) != digest(now[key])):
         raise ValueError(f"{plan.search.name} was planned with {key}={then[key]}, got {now[key]}: {other}")
     if before.base_sha != plan.base_sha:
         raise ValueError(f"what the trials of {plan.search.name} start from has changed: {other}")
@@ -355,6 +359,7 @@ def dry_run_search(search: Search, *, launcher: str, launch: Sequence[str]) -> N
     console = Console()
     plan = plan_search(search, launch)
     check_launcher(plan.base, launcher)
+    check_is_free(plan.base.store, plan.search.name)
     missing = search.trials
     if (plan.folder / "search.json").is_file():
         from tokensweep.search.study import Study

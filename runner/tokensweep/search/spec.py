@@ -163,6 +163,12 @@ def is_search(store: Path, name: str) -> bool:
     return (search_folder(store, name) / "search.json").is_file()
 
 
+def check_is_free(store: Path, name: str) -> None:
+    """Raise ValueError when the name of a search is that of a sweep with arms of its own."""
+    if (store / "sweeps" / name / "sweep.json").is_file() and not search_folder(store, name).is_dir():
+        raise ValueError(f"{name} is a sweep in {store} and no search: name another one, with sweep=NAME")
+
+
 def arm_of(number: int) -> str:
     """What a trial is called in tables."""
     return f"trial-{number:03d}"
