@@ -218,7 +218,7 @@ def _seeds(override: Override) -> tuple[int, ...]:
             "seed cannot be searched, as a lucky one would win: seed=0,1,2 are replicates, got "
             f"{override.input_line}"
         )
-    values = list(override.sweep_iterator()) if is_searched(override) else [override.value()]
+    values: list[Any] = list(override.sweep_iterator()) if is_searched(override) else [override.value()]
     if odd := [value for value in values if isinstance(value, bool) or not isinstance(value, int)]:
         raise ValueError(f"seed must be whole numbers, as in seed=0,1,2, got {odd[0]!r}")
     return tuple(values)
