@@ -155,7 +155,7 @@ def test_a_finished_evaluation_draws_nothing_again(tmp_path: Path, policy: Polic
 def test_an_interrupted_evaluation_continues_where_it_was(
     tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokensweep.evaluate._SHARD_SAMPLES", 5)
+    monkeypatch.setattr("tokensweep.evaluate.SHARD_SAMPLES", 5)
     whole = run(policy, tmp_path / "whole", engine=Counting(policy), spec=spec())
     cut, rest = Counting(policy, calls=2), Counting(policy)
     with pytest.raises(KeyboardInterrupt):
@@ -164,6 +164,22 @@ def test_an_interrupted_evaluation_continues_where_it_was(
     assert run(policy, tmp_path / "cut", engine=rest, spec=spec()) == whole
     assert (len(cut.seeds), len(rest.seeds)) == (10, 2)  # shards of 5, 5 and 2
     assert not set(cut.seeds) & set(rest.seeds)
+
+
+def test_an_evaluation_that_is_asked_to_stop_keeps_its_shards(
+    tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokensweep.evaluate.SHARD_SAMPLES", 5)
+    first, rest, asked = Counting(policy), Counting(policy), iter((False, True))
+
+    def between() -> None:
+        if next(asked):
+            raise InterruptedError("stop")
+
+    with pytest.raises(InterruptedError, match="stop"):
+        run(policy, tmp_path, engine=first, spec=spec(), between=between)
+    run(policy, tmp_path, engine=rest, spec=spec())
+    assert (len(first.seeds), len(rest.seeds)) == (5, 7)  # of 12 samples
 
 
 def test_more_samples_are_added_to_those_that_are_there(tmp_path: Path, policy: Policy) -> None:
