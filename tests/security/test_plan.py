@@ -51,7 +51,7 @@ def test_the_password_of_a_tracking_uri_is_in_no_file_of_the_store(tmp_path: Pat
     assert plan.tracking_uri == uri
     write_plan(plan)
     files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
-    assert len(files) == 3  # config, plan and list of runs
+    assert len(files) == 4  # config, plan, list of runs and its lock
     assert [path for path in files if _SECRET in path.read_text()] == []
 
 

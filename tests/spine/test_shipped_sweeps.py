@@ -14,7 +14,8 @@ from tokensweep.paths import sweep_dirs
 from tokensweep.sweepfile import Sweep, load_sweep
 from tokensweep_analysis.claims import parse_claims
 
-NAMES = sorted(path.stem for path in sweep_dirs()[-1].glob("*.yaml"))
+_FILES = sorted(sweep_dirs()[-1].glob("*.yaml"))
+NAMES = [path.stem for path in _FILES if "search" not in yaml.safe_load(path.read_text())]  # those have arms
 
 
 def whole(name: str) -> Sweep:
