@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tokensweep.files import JsonLines, last_line, read_lines, write_json
+from tokensweep.files import JsonLines, is_locked, last_line, read_lines, write_json
 from tokensweep.redact import redact
 
 _PATIENCE_S = 1.0  # a reader that asks who is alive holds the lock for microseconds
@@ -215,17 +215,7 @@ def last_attempt(run_dir: Path) -> Path | None:
 
 def is_alive(run_dir: Path) -> bool:
     """Whether a process is working on the run now."""
-    try:
-        descriptor = os.open(run_dir / "lock", os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_locked(run_dir / "lock")
 
 
 def close_dead(run_dir: Path, error: str, *, error_class: str) -> None:

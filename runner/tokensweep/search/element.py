@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tokensweep.cluster.reconcile import Queue, look
 from tokensweep.cluster.scheduler import Scheduler
+from tokensweep.files import is_locked
 from tokensweep.identity import code_sha, read_json
 from tokensweep.ledger import read_events, read_run
 from tokensweep.paths import storage_uri
@@ -278,17 +278,7 @@ def seat_of(name: str, element: int) -> str:
 
 def is_held(folder: Path, element: int) -> bool:
     """Whether a process is this element now."""
-    try:
-        descriptor = os.open(_lock_of(folder, element), os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return is_locked(_lock_of(folder, element))
 
 
 def _lock_of(folder: Path, element: int) -> Path:

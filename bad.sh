@@ -1,2 +1,0 @@
-. /tmp/walk6/env.sh
-for m in nan bert bertmodel gpt2 t5 mamba unknown half empty badconfig notype listconfig badtok badindex; do echo "=== $m"; timeout 120 tokensweep evaluate model=hf model.path=/tmp/walk6-models/$m data=gsm8k data.path=$W/train.jsonl data.held_out=6 eval=held_out eval.held_out=6 eval.num_samples=1 eval.k=[1] eval.max_tokens=8 > $W/o.txt 2>&1; rc=$?; tail -c 900 $W/o.txt; echo "rc=$rc trace=$(grep -c Traceback $W/o.txt)"; done
