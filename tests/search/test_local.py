@@ -148,7 +148,6 @@ def test_a_plan_says_what_is_searched_and_runs_nothing(lab: Lab) -> None:
         (["hydra.sweeper.when={optim.lr: {optim.eps: 1e-3}}"], "'when' must name a key with choices"),
         (["hydra.sweeper.when=3"], "hydra.sweeper.when must be a mapping"),
         (["hydra.sweeper.trails=2"], "did you mean hydra.sweeper.trials"),
-        (["optim.eps=interval(0,1)", "hydra/sweeper=grid"], "add -m hydra/sweeper=optuna_pull"),
         (["eval.held_out=0"], "needs an evaluation"),
     ],
 )
@@ -157,3 +156,7 @@ def test_bad_searches_are_refused_before_anything_starts(
 ) -> None:
     assert message in lab.sweeping.train("bad", *_SEARCH, *overrides, code=2)
     assert not (lab.sweeping.store / "sweeps" / "bad").exists()
+
+
+def test_a_range_without_the_sweeper_is_refused_with_its_name(lab: Lab) -> None:
+    assert "add -m hydra/sweeper=optuna_pull" in lab.sweeping.train("bad", "optim.eps=interval(0,1)", code=2)
