@@ -145,7 +145,7 @@ def test_progress_counts_every_completion_once(engine: VllmEngine) -> None:
     assert heard == [1] * 9
 
 
-# A connection that is refused while it is made leaves its socket to the garbage collector: asyncio's, under httpx.
+# A connection that is refused while it is made leaves its socket to the garbage collector, in asyncio.
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_a_server_that_is_killed_is_started_again_and_only_what_was_lost_is_drawn_again(
     engine: VllmEngine, policy: Policy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
