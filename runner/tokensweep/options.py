@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,10 +86,14 @@ def sweep_parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def own_words(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """What picks something of a sweep file, and the overrides for every run."""
-    own = {"scale": "tiny", "seeds": "", "arms": "", "sweep": ""}
-    rest = []
+_OF_A_FILE = {"scale": "tiny", "seeds": "", "arms": "", "sweep": ""}  # what picks something of a sweep file
+
+
+def own_words(
+    overrides: Iterable[str], defaults: Mapping[str, str] = _OF_A_FILE
+) -> tuple[dict[str, str], list[str]]:
+    """The words of a command, which has these with ``defaults``, and the overrides for every run."""
+    own, rest = dict(defaults), []
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals and not override.startswith("~"):

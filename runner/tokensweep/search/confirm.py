@@ -17,7 +17,7 @@ from rich.console import Console
 from tokensweep.compose import Freezer, Frozen, register_components
 from tokensweep.identity import read_json
 from tokensweep.names import check_name
-from tokensweep.options import seeds_of, split_launcher
+from tokensweep.options import own_words, seeds_of, split_launcher
 from tokensweep.paths import default_store
 from tokensweep.plan import Plan, freeze_job
 from tokensweep.registry import build
@@ -116,19 +116,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _request(options: argparse.Namespace, overrides: Iterable[str]) -> Request:
-    own = {"seeds": "", "sweep": ""}
-    rest, store = [], ""
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals and not override.startswith("~"):
-            raise ValueError(f"expected KEY=VALUE, got {override!r}")
-        if key in own:
-            own[key] = value
-            continue
+    own, rest = own_words(overrides, {"seeds": "", "sweep": ""})
+    store = ""
+    for override in rest:
+        key, _, value = override.partition("=")
         if key == "seed":
             raise ValueError(f"{override} would give all runs one seed: --seeds COUNT, or seeds=7,8 by hand")
         store = value if key == "store" else store
-        rest.append(override)
     folder = Path(store).expanduser().resolve() if store else default_store()
     return Request(
         search=known_search(folder, options.search),
