@@ -29,6 +29,7 @@ class MethodConf:
     name: str = "grpo"
     paper: str = ""
     evidence: str = "paper"
+    applies_to: list[str] = field(default_factory=list)  # conditions that must hold, see tokensweep methods
     updates_per_batch: int = 1
     allocation: Any = MISSING
     reward_terms: dict[str, Any] = field(default_factory=dict)

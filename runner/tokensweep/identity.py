@@ -29,7 +29,7 @@ _NEUTRAL = {
     "prompt": {KIND: "prompt/model"},
     "trainable": {KIND: "trainable/full"},
 }  # came after the first runs
-_LABELS = ("name", "paper", "evidence")  # of the method: say where it is from, not what it does
+_LABELS = ("name", "paper", "evidence", "applies_to")  # of the method: say where it is from, not what it does
 _TRAINING_CODE = (
     "loss",
     "methods",

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.laws import example_batch, loss_and_gradient, near_old
-from tokensweep.loss.method import AdvantageShaper, Method, Policy, Regularizer
-from tokensweep.loss.objective import micro_loss, prepare
+from tokensweep.loss.method import AdvantageShaper, Method, Policy, Regularizer, RewardTerm
+from tokensweep.loss.objective import micro_loss, prepare, provisional_score, score
 from tokensweep.loss.tables import Batch, Totals, View, pack
 from tokensweep.methods.forking_tokens import EntropyWeight, Side
 from tokensweep.methods.holderpo import HolderRatio
@@ -213,3 +213,64 @@ def test_prepared_carries_no_gradient(grpo: Method) -> None:
     prepared = prepare(grpo, batch)
     assert not prepared.advantages.requires_grad
     assert not prepared.weights.requires_grad
+
+
+@dataclass(frozen=True)
+class Telling(AdvantageShaper):
+    """Changes nothing and tells what it sees."""
+
+    def __call__(self, view: View) -> Tensor:
+        return view.advantages
+
+    def batch_metrics(self, whole: View) -> dict[str, float]:
+        return {"advantage": float(whole.advantages.max()), "weight": float(whole.weights.sum())}
+
+    def metrics(self, view: View, log_ratio: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        assert not view.logprobs.requires_grad
+        return {"ratio": (log_ratio.exp().sum(), torch.tensor(log_ratio.numel()))}
+
+
+def test_parts_tell_numbers_of_their_own(grpo: Method) -> None:
+    # Advantages are ±1; Times doubles them before or after Telling, which is told the end of the chain.
+    method = replace(grpo, advantage_shapers={"telling": Telling(), "twice": Times(factor=2)})
+    prepared = prepare(method, hand_batch())
+    assert prepared.measured == pytest.approx(
+        {"advantage_shapers.telling/advantage": 2, "advantage_shapers.telling/weight": 4}, abs=1e-5
+    )
+    micro = prepared.micro(torch.arange(2))
+    logprobs = torch.log(torch.tensor([1.0, 2.0, 3.0, 4.0])).requires_grad_()
+    told = micro_loss(method, micro, logprobs, torch.zeros(4)).measured
+    total, count = told["advantage_shapers.telling/ratio"]
+    assert (float(total), int(count)) == (pytest.approx(10), 4)
+
+
+@dataclass(frozen=True)
+class EntropyReward(RewardTerm):
+    """Mean entropy of a rollout, which no one knows before the old policy has been asked."""
+
+    weight: float = 1.0
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"old_entropy"})
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return batch.by_rollout(batch.columns["old_entropy"]) / batch.lengths
+
+
+def test_a_reward_may_wait_for_the_old_policy(grpo: Method) -> None:
+    method = replace(grpo, reward_terms={**grpo.reward_terms, "entropy": EntropyReward(weight=10)})
+    batch = replace(hand_batch(), columns={})
+    assert provisional_score(method, batch).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="'old_entropy' must exist"):
+        score(method, batch)
+    seen = batch.with_columns(old_entropy=torch.tensor([1.0, 3.0, 0.5, 0.5]))
+    assert provisional_score(method, seen).tolist() == score(method, seen).tolist() == [21, 5]
+
+
+def test_facts_follow_their_rollouts(grpo: Method) -> None:
+    batch = replace(hand_batch(), facts={"confidence": torch.tensor([0.25, 0.75])})
+    table = prepare(grpo, batch).micro(torch.tensor([1])).table
+    assert table.facts["confidence"].tolist() == [0.75]
+    with pytest.raises(ValueError, match="confidence must have one value per rollout, 2"):
+        replace(batch, facts={"confidence": torch.tensor([0.5])})

@@ -26,14 +26,14 @@ Make = Callable[..., dict[str, Any]]
 
 
 def test_a_ratio_of_sums_weighs_every_token_the_same() -> None:
-    sums = Sums()
+    sums = Sums("loss")
     sums.add({"x": (torch.tensor(3.0), torch.tensor(3))})
     sums.add({"x": (torch.tensor(0.0), torch.tensor(1))})
     assert sums.ratios() == {"loss/x": 0.75}  # the mean of the two means would be 0.5
 
 
 def test_a_ratio_over_nothing_is_left_out() -> None:
-    sums = Sums()
+    sums = Sums("loss")
     sums.add({"x": (torch.tensor(0.0), torch.tensor(0))})
     assert sums.ratios() == {}
 

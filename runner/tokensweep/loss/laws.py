@@ -271,6 +271,7 @@ def _reordered(batch: Batch, order: Tensor) -> tuple[Batch, Tensor]:
         position=batch.position[tokens],
         trained=is_trained[tokens].nonzero().squeeze(1),
         columns={name: column[rows] for name, column in batch.columns.items()},
+        facts={name: fact[order] for name, fact in batch.facts.items()},
         **of_rollout,
     )
     return moved, rows

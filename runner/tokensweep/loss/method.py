@@ -11,13 +11,16 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from torch import Tensor
 
 from tokensweep.loss.schedule import Schedule, build_schedule
 from tokensweep.loss.tables import Batch, Scope, View
 from tokensweep.registry import build
+
+if TYPE_CHECKING:
+    from tokensweep.train.collect import Trial
 
 
 class Guarantee(StrEnum):
@@ -86,6 +89,25 @@ class Part(Protocol):
 
     def columns(self, whole: View) -> Mapping[str, Tensor]:
         """Columns [N] that it makes for itself, once per optimiser batch, from what the old policy says."""
+        return {}
+
+    def facts(self, trial: Trial) -> Mapping[str, float]:
+        """What it reads in one graded rollout, as numbers by name: ``batch.facts`` and ``view.facts``."""
+        return {}
+
+    def batch_metrics(self, whole: View) -> Mapping[str, float]:
+        """Numbers that show what it does, once per optimiser batch.
+
+        ``whole`` has the old policy's log-probabilities and the advantages and weights of all parts that
+        read the old policy.
+        """
+        return {}
+
+    def metrics(self, view: View, log_ratio: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Numbers that show what it does in a micro-batch as (sum, count), added up before they are divided.
+
+        ``view`` and ``log_ratio`` [n] are those that the surrogate sees, without gradient.
+        """
         return {}
 
     def inert(self, *, updates_per_batch: int) -> dict[str, str]:
@@ -272,7 +294,7 @@ class Method:
 
 SINGLE_SLOTS = ("allocation", "advantage", "minibatch", "ratio", "surrogate", "aggregate")
 MAP_SLOTS = ("reward_terms", "token_rewards", "advantage_shapers", "token_weights", "regularizers")
-_LABELS = ("paper", "evidence")  # for people; the method does not read them
+_LABELS = ("paper", "evidence", "applies_to")  # for people; the method does not read them
 
 
 def build_method(node: Mapping[str, Any]) -> Method:

@@ -2,9 +2,9 @@
 
 The order of one optimiser batch::
 
-    batch = replace(batch, rewards=score(method, batch))
     batch = replace(batch, minibatch_of=method.minibatch(batch, num_minibatches=..., seed=...), ...)
     batch = batch.with_columns(old_logprobs=..., old_entropy=..., uniform=...)
+    batch = replace(batch, rewards=score(method, batch))
     method, memories = adapt(method, memories, batch)  # where components remember
     prepared = prepare(method, batch)
     micro = prepared.micro(rollouts)              # of one mini-batch
@@ -17,7 +17,7 @@ Every denominator is that of the whole mini-batch: the losses of its micro-batch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ class Prepared:
     weights: Tensor  # [N], product of the token weights of the old policy
     active: Tensor  # [N] bool, False where the gradient is known to be 0
     totals: tuple[Totals, ...]  # per mini-batch
+    measured: Mapping[str, float] = field(default_factory=dict)  # the parts' own numbers of this batch
 
     def micro(self, rollouts: Tensor) -> Micro:
         """The part of the batch for one forward over ``rollouts`` [r] int64, in any order.
@@ -75,6 +76,7 @@ class Prepared:
             rewards=batch.rewards[rollouts],
             accuracy=batch.accuracy[rollouts],
             truncated=batch.truncated[rollouts],
+            facts={name: fact[rollouts] for name, fact in batch.facts.items()},
             totals=self.totals[numbers[0]],
             max_tokens=batch.max_tokens,
         )
@@ -88,12 +90,23 @@ class LossOutput:
 
     loss: Tensor  # scalar; the shares of a mini-batch add up
     metrics: Mapping[str, tuple[Tensor, Tensor]]  # name -> (sum, count), to be added before dividing
+    measured: Mapping[str, tuple[Tensor, Tensor]]  # the parts' own numbers, likewise
 
 
 def score(method: Method, batch: Batch) -> Tensor:
-    """Rewards [R]: the method's reward terms, added up with their weights."""
+    """Rewards [R]: the method's reward terms, added up with their weights.
+
+    Raises ValueError naming a column that a term needs and the batch lacks.
+    """
     terms = [term.weight * term(batch) for term in method.reward_terms.values()]
     return torch.stack(terms).sum(0)
+
+
+def provisional_score(method: Method, batch: Batch) -> Tensor:
+    """Rewards [R] before a policy has looked at the tokens: the grade where a term waits for that."""
+    if any(term.needs - set(batch.columns) for term in method.reward_terms.values()):
+        return batch.accuracy
+    return score(method, batch)
 
 
 @torch.no_grad()
@@ -113,12 +126,19 @@ def prepare(method: Method, batch: Batch) -> Prepared:
     for weight in method.token_weights_of(Policy.old):
         weights = weights * weight(whole)
     own = _own_columns(method, replace(whole, weights=weights))
+    batch = batch.with_columns(**own) if own else batch
+    whole = replace(whole, weights=weights, columns=batch.columns)
     return Prepared(
-        batch=batch.with_columns(**own) if own else batch,
+        batch=batch,
         advantages=advantages,
         weights=weights,
         active=_active(method, batch, advantages=advantages, weights=weights),
         totals=_totals(batch, weights=weights),
+        measured={
+            f"{where}/{name}": value
+            for where, part in method.parts()
+            for name, value in part.batch_metrics(whole).items()
+        },
     )
 
 
@@ -155,6 +175,7 @@ def _whole(batch: Batch, *, advantages: Tensor, weights: Tensor) -> View:
         rewards=batch.rewards,
         accuracy=batch.accuracy,
         truncated=batch.truncated,
+        facts=batch.facts,
         totals=_total(batch, torch.ones_like(batch.prompt_of, dtype=torch.bool), weights=weights),
         max_tokens=batch.max_tokens,
         logprobs=logprobs,
@@ -212,7 +233,19 @@ def micro_loss(method: Method, micro: Micro, logprobs: Tensor, entropy: Tensor) 
         penalty = regularizer(replace(seen, weights=weights))
         loss = loss + penalty
         metrics[f"regularizer/{name}"] = _per_minibatch(penalty, view)
-    return LossOutput(loss=loss, metrics=metrics)
+    return LossOutput(loss=loss, metrics=metrics, measured=_measured(method, view, log_ratio))
+
+
+@torch.no_grad()
+def _measured(method: Method, view: View, log_ratio: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """What the parts tell of themselves, by part and name."""
+    log_ratio = log_ratio.detach()
+    detached = replace(view, logprobs=view.logprobs.detach(), entropy=view.entropy.detach())
+    return {
+        f"{where}/{name}": pair
+        for where, part in method.parts()
+        for name, pair in part.metrics(detached, log_ratio).items()
+    }
 
 
 def _per_minibatch(share: Tensor, view: View) -> tuple[Tensor, Tensor]:

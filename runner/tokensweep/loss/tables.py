@@ -76,10 +76,13 @@ class Batch:
     minibatch_of: Tensor  # [R] int64
     microbatch_of: Tensor  # [R] int64, numbered through the batch, ascending with minibatch_of
     columns: Mapping[str, Tensor] = field(default_factory=Columns)  # each [N]
+    facts: Mapping[str, Tensor] = field(default_factory=dict)  # each [R], what components read in rollouts
     max_tokens: int  # limit of a completion when it was sampled
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", Columns(self.columns))
+        for name, fact in self.facts.items():
+            _check_shape(name, fact, like=self.prompt_of, of="rollout")
         for name in ("accuracy", "rewards", "lengths", "truncated", "minibatch_of", "microbatch_of"):
             _check_shape(name, getattr(self, name), like=self.prompt_of, of="rollout")
         for name, column in self.columns.items():
@@ -154,7 +157,9 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.type == "Tensor"}
-        return replace(self, **moved, columns={k: v.to(device) for k, v in self.columns.items()})
+        columns = {name: column.to(device) for name, column in self.columns.items()}
+        facts = {name: fact.to(device) for name, fact in self.facts.items()}
+        return replace(self, **moved, columns=columns, facts=facts)
 
 
 def pack(
@@ -227,6 +232,7 @@ class TokenTable:
     rewards: Tensor  # [r]
     accuracy: Tensor  # [r]
     truncated: Tensor  # [r] bool
+    facts: Mapping[str, Tensor]  # each [r]
     totals: Totals
     max_tokens: int
 

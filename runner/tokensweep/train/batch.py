@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.method import Method
-from tokensweep.loss.objective import score
+from tokensweep.loss.objective import provisional_score
 from tokensweep.loss.tables import Batch, pack
 from tokensweep.seeds import derive_seed
-from tokensweep.train.collect import Group
+from tokensweep.train.collect import Group, Trial
 from tokensweep.train.ranks import Ranks
 
 
@@ -38,9 +38,10 @@ Plan = tuple[tuple[MicroBatch, ...], ...]  # micro-batches of every mini-batch
 
 
 def build_batch(groups: Sequence[Group], *, method: Method, max_tokens: int, seed: int) -> Batch:
-    """The scored table of some groups, with ``uniform`` and ``sampler_logprobs``; not yet divided.
+    """The table of some groups, with ``uniform`` and ``sampler_logprobs``; not yet divided.
 
-    ``seed`` decides the column ``uniform`` alone.
+    Its rewards are provisional where a reward term waits for the old policy. ``seed`` decides the column
+    ``uniform`` alone.
     """
     trials = [trial for group in groups for trial in group]
     batch = pack(
@@ -56,7 +57,20 @@ def build_batch(groups: Sequence[Group], *, method: Method, max_tokens: int, see
     batch = batch.with_columns(
         sampler_logprobs=torch.tensor(sampled), uniform=torch.rand(batch.num_tokens, generator=generator)
     )
-    return replace(batch, rewards=score(method, batch))
+    batch = replace(batch, facts=_facts(method, trials))
+    return replace(batch, rewards=provisional_score(method, batch))
+
+
+def _facts(method: Method, trials: Sequence[Trial]) -> dict[str, Tensor]:
+    """What the parts of the method read in the rollouts. Raises ValueError when two read the same."""
+    facts: dict[str, Tensor] = {}
+    for where, part in method.parts():
+        told = [part.facts(trial) for trial in trials]
+        for name in told[0] if told else ():
+            if name in facts:
+                raise ValueError(f"the fact {name!r} of {where} is there already: use one such component")
+            facts[name] = torch.tensor([each[name] for each in told], dtype=torch.float32)
+    return facts
 
 
 def divide(batch: Batch, *, method: Method, micro_tokens: int, seed: int) -> tuple[Batch, Plan]:

@@ -57,6 +57,7 @@ DENOMINATORS: Mapping[str, str] = {
 _PER_S = "of all ranks, per wall second of the slowest; not part of a run's results"
 FAMILIES: Mapping[str, str] = {
     "loss/regularizer/": "penalty of a mini-batch as it enters the loss; mean over mini-batches",
+    "method/": "what a part of the method tells of itself, under its key; see tokensweep methods NAME",
     "memory/": "what a component remembers after this step, such as an adaptive coefficient",
     "schedule/": "value of a scheduled hyper-parameter in this step",
     "time/": "wall seconds of rank 0; not part of a run's results",
@@ -156,7 +157,8 @@ def percentile(values: Tensor, percent: int) -> float:
 class Sums:
     """Numerators and denominators by name, added up over the micro-batches of a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: str) -> None:
+        self._family = family
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
 
     def add(self, terms: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -166,14 +168,16 @@ class Sums:
             self._sums[name] = (before[0] + total, before[1] + count)
 
     def ratios(self, ranks: Ranks = ALONE) -> dict[str, float]:
-        """Sum over count as ``loss/<name>``, of all ranks; names whose count is zero are left out."""
+        """Sum over count as ``<family>/<name>``, of all ranks; names whose count is zero are left out."""
         pairs: dict[str, tuple[float, float]] = {}
         own = {name: (float(total), float(count)) for name, (total, count) in self._sums.items()}
         for part in ranks.gather(own):
             for name, (total, count) in part.items():
                 before = pairs.get(name, (0.0, 0.0))
                 pairs[name] = (before[0] + total, before[1] + count)
-        return {f"loss/{name}": total / count for name, (total, count) in pairs.items() if count != 0}
+        return {
+            f"{self._family}/{name}": total / count for name, (total, count) in pairs.items() if count != 0
+        }
 
 
 def phase_of(error: BaseException) -> str | None:

@@ -17,7 +17,7 @@ import torch
 from tokensweep.identity import digest, identity_of
 from tokensweep.ledger import Attempt, Kind
 from tokensweep.loss.method import Memory, Method, adapt, at_step
-from tokensweep.loss.objective import Prepared, prepare
+from tokensweep.loss.objective import Prepared, prepare, score
 from tokensweep.loss.tables import Batch
 from tokensweep.seeds import derive_seed
 from tokensweep.train import metrics as measure
@@ -201,6 +201,7 @@ class _Training:
             **measure.policy_metrics(prepared),
             **measure.kept_metrics(method, prepared),
             **(measure.mismatch_metrics(prepared.batch) if comparable else {}),
+            **{f"method/{name}": value for name, value in prepared.measured.items()},
             **updated,
             **_remembered(memories),
         }
@@ -246,7 +247,8 @@ class _Training:
             if self.reference is not None:
                 columns["ref_logprobs"] = self.reference.everywhere(batch, plan=own)["logprobs"]
         self.ranks.add(list(columns.values()))
-        return batch.with_columns(**columns), own, ahead
+        batch = batch.with_columns(**columns)
+        return replace(batch, rewards=score(method, batch)), own, ahead
 
     def _set_lr(self, step: int) -> float:
         """Linear warm-up over the first ``optim.warmup_steps`` optimiser batches, then constant."""

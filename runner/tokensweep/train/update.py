@@ -41,11 +41,11 @@ class Updater:
         pass has kept it. A mini-batch in which no token can carry a gradient makes no step: AdamW would move
         the weights on its momentum alone. Raises NonFiniteError before a step on numbers that are not finite.
         """
-        sums, norms = Sums(), []
+        sums, own, norms = Sums("loss"), Sums("method"), []
         for mini_batch in plan:
             self.optimizer.zero_grad(set_to_none=True)
             with self.ranks.agreed():
-                active = [self._backward(method, prepared, micro, sums, ahead) for micro in mini_batch]
+                active = [self._backward(method, prepared, micro, (sums, own), ahead) for micro in mini_batch]
             if self.ranks.any(any(active)):
                 self._add_gradients()
                 norms.append(self._clip())
@@ -56,15 +56,21 @@ class Updater:
             "updates": float(len(norms)),
             "skipped_updates": float(len(plan) - len(norms)),
             **sums.ratios(self.ranks),
+            **own.ratios(self.ranks),
         }
 
     def _backward(
-        self, method: Method, prepared: Prepared, micro_batch: MicroBatch, sums: Sums, ahead: Ahead | None
+        self,
+        method: Method,
+        prepared: Prepared,
+        micro_batch: MicroBatch,
+        sums: tuple[Sums, Sums],  # of the loss and of the method's own numbers
+        ahead: Ahead | None,
     ) -> bool:
         """Add one micro-batch's gradient; False when it has no row that could carry one."""
         micro = prepared.micro(micro_batch.rollouts)
         if micro.rows.numel() == 0:
-            sums.add(  # not run, but its tokens are among those that the fractions are of
+            sums[0].add(  # not run, but its tokens are among those that the fractions are of
                 {
                     "kept_fraction": (micro.num_kept, micro.num_tokens),
                     "signal_fraction": (torch.zeros_like(micro.num_tokens), micro.num_tokens),
@@ -79,7 +85,8 @@ class Updater:
                 "(loss/ratio, entropy, grad_norm); a lower optim.lr usually cures it"
             )
         output.loss.backward()  # type: ignore[no-untyped-call]  # torch
-        sums.add(output.metrics)
+        sums[0].add(output.metrics)
+        sums[1].add(output.measured)
         return True
 
     def _forward(
