@@ -13,7 +13,6 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +24,7 @@ from tokensweep.loss.method import Method, build_method, inert_keys
 from tokensweep.models.hf import is_hub_id
 from tokensweep.names import check_name
 from tokensweep.paths import conf_dir, default_store, extension_dirs
+from tokensweep.presets import find_preset
 from tokensweep.redact import refuse_secrets
 from tokensweep.registry import KIND, build
 
@@ -32,7 +32,6 @@ Frozen = dict[str, Any]
 
 _PARTS_KEPT = 256  # a few kB each
 _SET = "the name of a problem set"
-_SINGLE_SLOTS = ("allocation", "advantage", "minibatch", "ratio", "surrogate", "aggregate")
 
 
 def register_components() -> None:
@@ -78,12 +77,12 @@ class Freezer:
     def __init__(self) -> None:
         self._composer = Composer()
         self._parts = Parts()
-        self._preset = cache(_preset)
+        self._filled = cache(_filled)
 
     def freeze(self, overrides: Sequence[str]) -> Frozen:
         """What :func:`freeze_run` gives, and its errors."""
         parsed = parse(overrides)
-        _check_stacking(parsed, preset=self._preset)
+        _check_stacking(parsed, preset=self._filled)
         frozen = resolve(self._composer.compose(parsed), parts=self._parts)
         method = self._parts.method(frozen["method"])
         if frozen["batch"]["group_size"] < method.advantage.smallest_group:
@@ -223,43 +222,42 @@ def _check_support(method: Method, sampling: Mapping[str, Any]) -> None:
         )
 
 
-def _check_stacking(parsed: Sequence[Override], *, preset: Callable[[str], _Preset]) -> None:
-    """Presets that select different options for one single slot are refused, unless the slot is given."""
+def _check_stacking(parsed: Sequence[Override], *, preset: Callable[[str], _Filled]) -> None:
+    """Presets that fill one single slot, or one place of a map, otherwise are refused, unless it is given."""
     given = {override.key_or_group for override in parsed}
     chosen = [override.value() for override in parsed if override.key_or_group == "method"]
     stack = chosen[-1] if chosen and isinstance(chosen[-1], list) else []
     presets = {str(name): preset(str(name)) for name in stack}
     included = {name for each in presets.values() for name in each.includes}
     outer = {name: each for name, each in presets.items() if name not in included}
-    for slot in _SINGLE_SLOTS:
-        owners = {name: each.selects[slot] for name, each in outer.items() if slot in each.selects}
-        if len(set(owners.values())) > 1 and f"method/{slot}" not in given:
-            choices = " or ".join(f"method/{slot}={option}" for option in dict.fromkeys(owners.values()))
-            raise ValueError(
-                f"the presets {' and '.join(owners)} both fill the slot method/{slot}: decide with {choices}"
-            )
+    for place in sorted({place for each in outer.values() for place in each.selects}):
+        owners = {name: each.selects[place] for name, each in outer.items() if place in each.selects}
+        slot, _, key = place.partition("@")
+        group = f"method/{slot}@method.{key}" if key else f"method/{slot}"
+        if len(set(owners.values())) > 1 and group not in given:
+            choices = " or ".join(f"{group}={option}" for option in dict.fromkeys(owners.values()))
+            what = f"the slot method/{slot}" if not key else f"method.{key}"
+            raise ValueError(f"the presets {' and '.join(owners)} both fill {what}: decide with {choices}")
 
 
 @dataclass(frozen=True)
-class _Preset:
-    """What a preset file selects, with what the presets it starts from select."""
+class _Filled:
+    """What a preset fills, with what the presets it starts from fill."""
 
     includes: frozenset[str]
-    selects: Mapping[str, str]
+    selects: Mapping[str, str]  # option by single slot, or by slot@place of a map
 
 
-def _preset(name: str) -> _Preset:
-    folders = [*(folder / "conf" for folder in extension_dirs()), conf_dir()]
-    path = next((p for p in (folder / "method" / f"{name}.yaml" for folder in folders) if p.is_file()), None)
-    entries = (yaml.safe_load(path.read_text()) or {}).get("defaults", []) if path else []
-    bases = [_preset(entry) for entry in entries if isinstance(entry, str) and entry != "_self_"]
-    includes = {entry for entry in entries if isinstance(entry, str)}.union(
-        *(base.includes for base in bases)
-    )
+def _filled(name: str) -> _Filled:
+    preset = find_preset(name)
+    if preset is None:
+        return _Filled(frozenset(), {})  # Hydra says that there is none
+    bases = [_filled(base) for base in preset.bases]
+    includes = frozenset(preset.bases).union(*(base.includes for base in bases))
     selects: dict[str, str] = {}
-    for part in [base.selects for base in bases] + [entry for entry in entries if isinstance(entry, dict)]:
-        selects.update({key.removeprefix("override ").strip(): str(option) for key, option in part.items()})
-    return _Preset(frozenset(includes), selects)
+    for part in [base.selects for base in bases] + [preset.selects]:
+        selects.update(part)
+    return _Filled(includes, selects)
 
 
 def _check_overridden_keys(

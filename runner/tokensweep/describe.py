@@ -1,10 +1,12 @@
-"""``tokensweep methods``: the presets that there are, and what fills the slots of one of them."""
+"""``tokensweep methods``: the presets that there are, and what one of them is, sets and claims."""
 
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,69 +15,198 @@ from rich.padding import Padding
 from rich.text import Text
 
 from tokensweep.compose import freeze_run, register_components
-from tokensweep.loss.method import MAP_SLOTS, SINGLE_SLOTS, build_method, inert_keys
-from tokensweep.paths import conf_dir, extension_dirs
-from tokensweep.registry import KIND
+from tokensweep.loss.method import MAP_SLOTS, SINGLE_SLOTS, Method, Part, build_method, inert_keys
+from tokensweep.paths import conf_dir
+from tokensweep.presets import Preset, presets, sweep_of
+from tokensweep.registry import KIND, components
+from tokensweep.sweepshape import read_sweep_file
+
+CONDITIONS: Mapping[str, str] = {
+    "any": "no condition",
+    "off_policy": "at least two updates per optimiser batch: at one its numbers do nothing",
+    "on_policy": "one update per optimiser batch",
+    "lora": "made for adapters (trainable=lora)",
+    "two_domains": "problems of two domains (a target and a general one)",
+    "stated_confidence": "a prompt that asks for a confidence or a marker, and a model that gives it",
+    "sampling_rules": "an engine that draws by rules: rollout=torch or rollout=vllm",
+}
+_EPILOG = f"""Evidence says what a preset was made from: paper, code (of authors or a library), note or
+reconstruction. Conditions (applies_to): {"; ".join(f"{key}: {text}" for key, text in CONDITIONS.items())}.
+Presets of your own are found in TOKENSWEEP_PATH. Several compose where they fill different slots:
+tokensweep train method=[dapo,forking_tokens,tis]."""
 
 
 def methods_command(arguments: Sequence[str]) -> None:
     """List all method presets, or explain the one that is named. Raises ValueError for an unknown name."""
     parser = argparse.ArgumentParser(
         prog="tokensweep methods",
-        description="List the method presets; with NAME the component in each slot, its fields and source.",
-        epilog="Evidence says what a preset was made from: paper, code (of authors or a library), note or "
-        "reconstruction. Presets of your own are found in TOKENSWEEP_PATH.",
+        description="List the method presets; with NAME its definition, the component in each slot, the keys "
+        "to turn, the claims of its sweep and the command that runs it.",
+        epilog=_EPILOG,
     )
     parser.add_argument("name", nargs="?", help="a preset, such as forking_tokens")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs: one object, or a list of all")
+    form.add_argument("--markdown", action="store_true", help="the table of docs/methods.md")
     options = parser.parse_args(arguments)
-    console = Console()
-    if options.name is None:
-        _list(presets(), console)
-        return
     known = presets()
-    if options.name not in known:
+    if options.name is not None and options.name not in known:
         raise ValueError(f"no method {options.name!r}: known are {', '.join(known)}")
-    _explain(options.name, known[options.name], console)
+    chosen = list(known.values()) if options.name is None else [known[options.name]]
+    console = Console()
+    if options.json:
+        told = [as_json(each) for each in chosen]
+        print(json.dumps(told if options.name is None else told[0], indent=2, ensure_ascii=False))
+    elif options.markdown:
+        print(markdown_table(chosen))
+    elif options.name is None:
+        _list(chosen, console)
+    else:
+        _explain(chosen[0], console)
 
 
-def presets() -> dict[str, Path]:
-    """Files of all method presets by name, the user's own first where names agree."""
-    folders = [conf_dir(), *(folder / "conf" for folder in reversed(extension_dirs()))]
-    files = {path.stem: path for folder in folders for path in (folder / "method").glob("*.yaml")}
-    return dict(sorted(files.items()))
+def as_json(preset: Preset) -> dict[str, Any]:
+    """What a program may want to know of a preset."""
+    sweep = sweep_of(preset)
+    return {
+        "name": preset.name,
+        "summary": summary(preset),
+        "paper": preset.paper,
+        "evidence": preset.evidence,
+        "slots": list(preset.slots),
+        "bases": list(preset.bases),
+        "applies_to": list(preset.applies_to),
+        "sweep": sweep.stem if sweep else None,
+    }
 
 
-def header(path: Path) -> list[str]:
-    """The lines of the comment that a preset starts with."""
-    lines = path.read_text().splitlines()
-    end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    return [line.removeprefix("#").strip() for line in lines[:end]]
+def summary(preset: Preset) -> str:
+    """The first line of the comment that its file starts with."""
+    return " ".join(preset.header[:1])
 
 
-def _list(known: Mapping[str, Path], console: Console) -> None:
-    for name, path in known.items():
-        content = yaml.safe_load(path.read_text()) or {}
-        source = f"{content.get('paper', '')}, {content.get('evidence', 'no evidence given')}".strip(", ")
-        console.print(Text.assemble((name, "bold"), "  ", (source, "dim")))
-        console.print(_indented(" ".join(header(path)[:1])))
-
-
-def _explain(name: str, path: Path, console: Console) -> None:
+def markdown_table(chosen: Sequence[Preset]) -> str:
+    """A line per preset: paper, slots that it changes, the size of its code, evidence, conditions, sweep."""
     register_components()
-    node = freeze_run([f"method={name}", "~scale"])["method"]
+    rows = [
+        "| method | paper | changes | code | evidence | applies to | sweep |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for preset in chosen:
+        paper = preset.paper.replace("arXiv:", "")
+        linked = f"[{paper}](https://arxiv.org/abs/{paper})" if preset.paper.startswith("arXiv:") else paper
+        code = ", ".join(f"{module} {lines}" for module, lines in code_of(preset).items()) or "-"
+        sweep = sweep_of(preset)
+        cells = [
+            f"`{preset.name}`",
+            linked,
+            ", ".join([*(f"`{base}` +" for base in preset.bases), *preset.slots]),
+            code,
+            preset.evidence,
+            ", ".join(preset.applies_to),
+            f"`{sweep.stem}`" if sweep else "-",
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def code_of(preset: Preset) -> dict[str, int]:
+    """Modules about its paper with the components that a preset selects itself, and how many lines are code.
+
+    Empty lines, comments and docstrings do not count; a module may hold other methods' components, too.
+    """
+    classes = [
+        components(f"method/{place.partition('@')[0]}").get(option)
+        for place, option in preset.selects.items()
+    ]
+    modules = {cls.__module__: inspect.getmodule(cls) for cls in classes if cls is not None}
+    sources = {name: inspect.getsource(module) for name, module in modules.items() if module is not None}
+    return {
+        name.rpartition(".")[2]: lines_of_code(source)
+        for name, source in sources.items()
+        if preset.paper and preset.paper in source
+    }
+
+
+def lines_of_code(source: str) -> int:
+    """Lines with code in a Python text; empty lines, comments and docstrings are left out."""
+    tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = [
+        node.body[0]
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None
+    ]
+    left_out = {line for text in texts for line in range(text.lineno, (text.end_lineno or text.lineno) + 1)}
+    lines = enumerate(source.splitlines(), start=1)
+    return sum(
+        bool(line.strip()) and not line.strip().startswith("#") and number not in left_out
+        for number, line in lines
+    )
+
+
+def _list(known: Sequence[Preset], console: Console) -> None:
+    for preset in known:
+        source = f"{preset.paper}, {preset.evidence or 'no evidence given'}".strip(", ")
+        changes = ", ".join([*(f"{base} +" for base in preset.bases), *preset.slots])
+        console.print(Text.assemble((preset.name, "bold"), "  ", (f"{source}; changes {changes}", "dim")))
+        console.print(_indented(summary(preset)))
+
+
+def _explain(preset: Preset, console: Console) -> None:
+    register_components()
+    node = freeze_run([f"method={preset.name}", "~scale"])["method"]
     method = build_method(node)
-    console.print(Text(" ".join(header(path))))
+    console.print(Text(" ".join(preset.header)))
     updates = f"updates per batch: {node['updates_per_batch']}{_scaled_updates()}"
-    console.print(Text(f"\n{node['paper']}, evidence: {node['evidence']}, {updates}\n"))
-    parts = dict(method.parts())
-    for where in _slots(node):
-        slot, _, key = where.partition(".")
-        component = _with_fields(node[slot][key] if key else node[slot])
-        console.print(Text.assemble((where, "bold"), "  ", component))
-        console.print(_indented(_first_line(parts[where])))
+    console.print(Text(f"\n{node['paper']}, evidence: {node['evidence']}, {updates}"))
+    for name in preset.applies_to:
+        console.print(Text(f"applies to {name}: {CONDITIONS.get(name, 'a condition of its own')}"))
+    _explain_slots(preset, node, method, console)
     console.print(Text(f"\nneeds {', '.join(sorted(method.needs()))}"))
     for key, reason in inert_keys(method).items():
         console.print(Text(f"without a scale there is no effect of method.{key}: {reason}"))
+    _explain_sweep(preset, console)
+
+
+def _explain_slots(preset: Preset, node: Mapping[str, Any], method: Method, console: Console) -> None:
+    """Its own components with their whole definition and keys, then what it leaves as its bases have it."""
+    own = {place.partition("@")[2] or place.partition("@")[0] for place in preset.selects}
+    parts = dict(method.parts())
+    for where in sorted(_slots(node), key=lambda where: where not in own):
+        part = node[where] if "." not in where else node[where.partition(".")[0]][where.partition(".")[2]]
+        console.print(
+            Text.assemble(("\n" if where in own else "", ""), (where, "bold"), "  ", _with_fields(part))
+        )
+        if where not in own:
+            console.print(_indented(_docstring(parts[where]).partition("\n")[0]))
+            continue
+        console.print(_indented(_docstring(parts[where])))
+        for key, value in part.items():
+            if key != KIND:
+                console.print(_indented(f"method.{where}.{key}={json.dumps(value)}"))
+    console.print()
+    for name, schedule in node["schedules"].items():
+        console.print(Text.assemble((f"schedules.{name}", "bold"), "  ", json.dumps(schedule)))
+
+
+def _explain_sweep(preset: Preset, console: Console) -> None:
+    """The arms and claims of the sweep that is about it, and the command."""
+    path = sweep_of(preset)
+    if path is None:
+        console.print(
+            Text(f"\nno sweep is about it: tokensweep train -m method=dapo,{preset.name} seed=0,1,2")
+        )
+        return
+    content = read_sweep_file(path)
+    console.print(Text.assemble(("\nsweep ", ""), (path.stem, "bold"), f"  {content.get('question', '')}"))
+    console.print(_indented(f"arms: {', '.join(content['arms'])}"))
+    for claim in content.get("claims", []):
+        told = ", ".join(f"{key} {value}" for key, value in claim.items() if key != "id")
+        console.print(_indented(f"claim {claim['id']}: {told}"))
+    scale = next(iter(content["scales"]))
+    console.print(_indented(f"tokensweep plan {path.stem} scale={scale}"))
+    console.print(_indented(f"tokensweep sweep {path.stem} scale={scale}"))
 
 
 def _scaled_updates() -> str:
@@ -96,7 +227,7 @@ def _indented(text: str) -> Padding:
 def _slots(node: Mapping[str, Any]) -> list[str]:
     """Filled slots in the order in which a step comes to them."""
     singles = [slot for slot in SINGLE_SLOTS if slot in node]
-    return [*singles, *(f"{slot}.{name}" for slot in MAP_SLOTS for name in node[slot])]
+    return [*singles, *(f"{slot}.{name}" for slot in MAP_SLOTS for name in node.get(slot, {}))]
 
 
 def _with_fields(part: Mapping[str, Any]) -> str:
@@ -105,5 +236,7 @@ def _with_fields(part: Mapping[str, Any]) -> str:
     return f"{name}({fields})" if fields else name
 
 
-def _first_line(part: object) -> str:
-    return (type(part).__doc__ or "").strip().partition("\n")[0].replace("``", "")
+def _docstring(part: Part) -> str:
+    """Its documentation, a line per paragraph."""
+    text = inspect.cleandoc(type(part).__doc__ or "").replace("``", "")
+    return "\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))

@@ -105,6 +105,20 @@ def test_a_fraction_beside_a_threshold_is_refused() -> None:
         freeze_run([*overrides, "method.token_weights.entropy.fraction=0.5"])
 
 
+def test_two_presets_for_one_place_of_a_map_are_refused_with_both_names() -> None:
+    # Either would silently replace the other: both call their regularizer "entropy".
+    with pytest.raises(
+        ValueError, match=r"entropy_bonus and entropy_target both fill method.regularizers.entropy"
+    ):
+        freeze_run(
+            [
+                "method=[entropy_bonus,entropy_target]",
+                "method/surrogate=ppo_clip",
+                "method/aggregate=token_mean",
+            ]
+        )
+
+
 def test_two_presets_for_one_slot_are_refused_with_both_names() -> None:
     stack = "method=[forking_tokens,holderpo]"
     with pytest.raises(ValueError, match=r"forking_tokens and holderpo both fill the slot method/aggregate"):
