@@ -23,7 +23,10 @@ def ranking_frame(comparison: Comparison) -> pd.DataFrame:
 
 
 def contrast_frame(comparison: Comparison) -> pd.DataFrame:
-    """Every difference to the baseline: a line per setting, benchmark, arm and metric."""
+    """Every difference to the baseline: a line per setting, benchmark, arm and metric.
+
+    Below them the effects of a factorial sweep, with their kind in place of the baseline.
+    """
     records = [
         {
             "setting": each.setting,
@@ -40,7 +43,7 @@ def contrast_frame(comparison: Comparison) -> pd.DataFrame:
             "detectable": each.detectable,
             "remark": each.remark,
         }
-        for each in comparison.contrasts
+        for each in (*comparison.contrasts, *comparison.effects)
     ]
     names = (
         "setting",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from tokensweep_analysis.claims import POOLED
+from tokensweep_analysis.contrasts import Contrast
 from tokensweep_analysis.intervals import NO_SPREAD, Estimate
 from tokensweep_analysis.lacking import no_contrasts, nothing_finished
 from tokensweep_analysis.layout import Cell, Column
@@ -26,6 +27,7 @@ class Section:
     title: str
     results: tuple[Column, ...]
     contrasts: tuple[tuple[Column, ...], ...]  # a table per metric
+    effects: tuple[tuple[Column, ...], ...]  # of a factorial sweep, a table per metric
     reliability: tuple[Column, ...]
     costs: tuple[Column, ...]
     facts: tuple[str, ...]  # sentences on what its numbers are
@@ -34,7 +36,7 @@ class Section:
     @property
     def tables(self) -> list[tuple[Column, ...]]:
         """Those that hold more than the names of the arms."""
-        tables = (self.results, *self.contrasts, self.reliability, self.costs)
+        tables = (self.results, *self.effects, *self.contrasts, self.reliability, self.costs)
         return [table for table in tables if len(table) > 1]
 
     def own_facts(self, sections: Sequence[Section]) -> list[str]:
@@ -68,12 +70,14 @@ def sections_of(comparison: Comparison, *, compact: bool = False) -> Iterator[Se
             title=_title(comparison, setting, benchmark),
             results=results,
             contrasts=() if compact else tuple(_contrasts(comparison, rows, metric) for metric in compared),
+            effects=() if compact else tuple(_effects(comparison, rows, shown)),
             reliability=reliability,
             costs=(arms, *(c for c in costs if any(str(cell) != NOTHING for cell in c.cells))),
             facts=(
                 *_facts(comparison, rows, passes),
                 *_explained([each for each in shown if each == AVERAGE] if compact else shown),
                 *_missing((*results, *reliability)),
+                *([comparison.effects_note] if comparison.effects_note and not compact else []),
             ),
             is_empty=bool(nothing_finished(rows)),
         )
@@ -153,12 +157,25 @@ def _contrasts(comparison: Comparison, rows: Sequence[Row], metric: Metric) -> t
     """The arms against the baseline on one metric, with what a reader needs to trust a difference."""
     place = (rows[0].setting, rows[0].benchmark)
     own = [c for c in comparison.contrasts if (c.setting, c.benchmark) == place and c.metric == metric]
+    header = Cell((str(metric), f"vs {comparison.baseline}"))
+    return (column("arm", [each.arm for each in own]), *_estimated(own, header))
+
+
+def _effects(
+    comparison: Comparison, rows: Sequence[Row], shown: Sequence[Metric]
+) -> Iterator[tuple[Column, ...]]:
+    """Main effects and interactions on the mean and on the largest k that is shown."""
+    place = (rows[0].setting, rows[0].benchmark)
+    for metric in [each for each in shown if each.kind is Kind.pass_at]:
+        own = [c for c in comparison.effects if (c.setting, c.benchmark) == place and c.metric == metric]
+        if own:
+            yield (column("effect", [each.arm for each in own]), *_estimated(own, Cell((str(metric),))))
+
+
+def _estimated(own: Sequence[Contrast], header: Cell) -> tuple[Column, ...]:
+    """Differences, and what a reader needs to trust them."""
     return (
-        column("arm", [each.arm for each in own]),
-        Column(
-            Cell((str(metric), f"vs {comparison.baseline}")),
-            tuple(_difference(each.estimate) for each in own),
-        ),
+        Column(header, tuple(_difference(each.estimate) for each in own)),
         column("df", [number(each.estimate.df, "{:.1f}") for each in own]),
         column("p", [p_value(each.p_value) for each in own]),
         column("Holm p", [p_value(each.p_holm) for each in own]),

@@ -16,6 +16,7 @@ from tokensweep_analysis.arms import Arm, Cell, absence, dense, gather, other_tr
 from tokensweep_analysis.bands import arm_band
 from tokensweep_analysis.claims import POOLED, Judgement, arms_named, parse_claims
 from tokensweep_analysis.contrasts import Contrast, adjusted, contrasts_of, difference_curve, differences
+from tokensweep_analysis.effects import effects_of, lacking, what_they_are
 from tokensweep_analysis.intervals import NO_SPREAD, SHARE, Estimate, Scores, arm_estimates
 from tokensweep_analysis.loading import load_runs
 from tokensweep_analysis.metrics import Kind, Metric, doubling
@@ -96,6 +97,8 @@ class Comparison:
     troubles: tuple[Trouble, ...]
     contrasts: tuple[Contrast, ...] = ()
     judgements: tuple[Judgement, ...] = ()
+    effects: tuple[Contrast, ...] = ()  # main effects and interactions of a factorial sweep
+    effects_note: str = ""  # how to read them, and where there are none
 
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
@@ -151,7 +154,24 @@ def compare(
         troubles=tuple(t for entry in entries for t in _troubles(entry, runs[entry["run_id"]])),
         contrasts=tuple(adjusted(contrasts)),
         judgements=judge(claims, cells),
+        **_effects(sweep.get("factors", {}), shown, ks=ks, confidence=confidence),
     )
+
+
+def _effects(
+    factors: Mapping[str, Sequence[str]],
+    cells: Mapping[Cell, Arm],
+    *,
+    ks: Sequence[int] | None,
+    confidence: float,
+) -> dict[str, Any]:
+    """The effects of a factorial sweep and how to read them."""
+    if not factors:
+        return {}
+    metrics = list(dict.fromkeys(metric for own in cells.values() for metric in own.metrics(ks)))
+    found = effects_of(cells, factors, metrics=metrics, confidence=confidence)
+    note = what_they_are(factors, len({arm for _, arm, _ in cells}))
+    return {"effects": tuple(found), "effects_note": f"{note} {lacking(cells, factors)}".strip()}
 
 
 def _refuse_repeats(entries: Sequence[Mapping[str, Any]], path: Path) -> None:

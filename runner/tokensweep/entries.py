@@ -27,6 +27,11 @@ def write_entries(sweep: Sweep, entries: Iterable[Mapping[str, Any]], *, folder:
             "note": sweep.note,
             "baseline": sweep.baseline,
             "claims": list(sweep.claims),
+            **(
+                {"factors": {name: list(arms) for name, arms in sweep.factors.items()}}
+                if sweep.factors
+                else {}
+            ),
             "runs": merge_entries(known, entries),
         }
         write_json(path, content)

@@ -34,6 +34,9 @@ class Sweep:
     note: str = ""  # printed with every table
     baseline: str | None = None
     claims: tuple[Mapping[str, Any], ...] = field(default=())
+    factors: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # of a factorial design: arms with each
 
     def __post_init__(self) -> None:
         check_name(self.name, what="the name of a sweep")
@@ -101,6 +104,7 @@ def load_sweep(
         note=merged.get("note", ""),
         baseline=content.get("baseline"),
         claims=tuple(map(dict, merged_claims(content, at_scale))),
+        factors=content.get("factors", {}),
     )
 
 

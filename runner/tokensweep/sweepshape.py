@@ -8,12 +8,14 @@ from typing import Any
 
 import yaml
 
+from tokensweep.factorial import NONE, read_design
 from tokensweep.names import check_label
 from tokensweep_analysis.claims import claim_entries, parse_claims
 
 _TEXTS = frozenset({"paper", "question", "baseline", "note"})
 _TOP_KEYS = frozenset(
     {"paper", "question", "base", "arms", "baseline", "seeds", "settings", "about", "claims", "scales"}
+    | {"factorial"}
 )
 _SEARCH_KEYS = frozenset({"paper", "question", "note", "base", "search", "seeds", "scales"})
 _SCALE_KEYS = frozenset({"base", "arms", "seeds", "settings", "claims", "note"})
@@ -30,6 +32,8 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
     if "search" in parsed:
         return _search_file(parsed, path)
     content = _known(parsed, _TOP_KEYS, str(path))
+    if "factorial" in content:
+        content = _with_design(content, path)
     for key in _NEEDED:
         if not content.get(key):
             raise ValueError(f"{path} must have a non-empty {key!r}")
@@ -45,6 +49,18 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
     for scale, at_scale in content["scales"].items():
         parse_claims(merged_claims(content, at_scale), arms=arms, where=f"{path}: claims at scale {scale}")
     return content
+
+
+def _with_design(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A file with a factorial design in place of arms: its arms, and by factor those that have it."""
+    if content.get("arms"):
+        raise ValueError(
+            f"{path} must have arms or factorial, got both: make the other arms a file of their own"
+        )
+    where = f"{path}: factorial"
+    design = read_design(_mapping(content["factorial"], where, of="factors and fraction"), where=where)
+    rest = {key: value for key, value in content.items() if key != "factorial"}
+    return {"baseline": NONE, **rest, "arms": design.arms, "factors": design.factors}
 
 
 def _search_file(parsed: Mapping[str, Any], path: Path) -> dict[str, Any]:

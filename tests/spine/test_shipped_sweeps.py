@@ -12,6 +12,7 @@ from tokensweep.identity import digest, identity_of
 from tokensweep.orchestrate import dry_run
 from tokensweep.paths import sweep_dirs
 from tokensweep.sweepfile import Sweep, load_sweep
+from tokensweep.sweepshape import read_sweep_file
 from tokensweep_analysis.claims import parse_claims
 
 _FILES = sorted(sweep_dirs()[-1].glob("*.yaml"))
@@ -20,7 +21,7 @@ NAMES = [path.stem for path in _FILES if "search" not in yaml.safe_load(path.rea
 
 def whole(name: str) -> Sweep:
     """All arms of a sweep file, not only those that its scale tiny runs."""
-    content = yaml.safe_load((sweep_dirs()[-1] / f"{name}.yaml").read_text())
+    content = read_sweep_file(sweep_dirs()[-1] / f"{name}.yaml")
     return load_sweep(name, scale="tiny", seeds=[0], arms=list(content["arms"]))
 
 

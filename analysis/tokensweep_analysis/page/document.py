@@ -19,6 +19,7 @@ from tokensweep_analysis.lacking import no_contrasts, nothing_finished
 from tokensweep_analysis.metrics import AVERAGE, Metric
 from tokensweep_analysis.page import plots, tables
 from tokensweep_analysis.page.curves import Curve, read_curves
+from tokensweep_analysis.page.effects import effects_part
 from tokensweep_analysis.page.figures import Dot
 from tokensweep_analysis.page.markup import Html, join, tag
 from tokensweep_analysis.page.numbers import span
@@ -146,6 +147,8 @@ def _parts(comparison: Comparison, curves: Sequence[Curve], dots: Sequence[Dot])
     drawing = Drawing.of(comparison)
     yield "read", "How to read this", _how_to_read(comparison)
     yield "claims", "Claims", _claims(comparison)
+    if comparison.effects_note:
+        yield "effects", "Main effects and interactions", effects_part(comparison)
     yield "contrasts", "Contrasts", _contrasts(drawing)
     yield "ranking", "Ranking", _rankings(drawing)
     yield "pass", "pass@k", plots.pass_plots(drawing)

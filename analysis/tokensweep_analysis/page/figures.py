@@ -120,9 +120,12 @@ def gain_panel(
 
 
 def forest_panel(
-    title: str, differences: Sequence[tuple[str, Estimate]], looks: Looks, *, against: str, key: str
+    title: str, differences: Sequence[tuple[str, Estimate]], looks: Looks, *, against: str = "", key: str
 ) -> Html:
-    """Differences to the baseline with their intervals, filled where 0 lies outside."""
+    """Differences to the baseline ``against`` with their intervals, filled where 0 lies outside.
+
+    Without ``against`` they are effects.
+    """
     with panel(4.4, 0.9 + 0.3 * len(differences)) as (canvas, axes):
         axes.axvline(0, color=INK, linewidth=1)
         for place, (arm, each) in enumerate(differences):
@@ -143,9 +146,9 @@ def forest_panel(
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.locator_params(axis="x", nbins=6)
-        axes.set_xlabel(f"points more than {_clipped(against)}")
+        axes.set_xlabel(f"points more than {_clipped(against)}" if against else "effect, points")
         words = "; ".join(f"{arm} {written(each, sign='+')}" for arm, each in differences)
-        label = f"Differences to {against}, {title}, points: {words}."
+        label = f"{f'Differences to {against}' if against else 'Effects'}, {title}, points: {words}."
         return figure(to_svg(canvas, label=label, prefix=key), caption=title)
 
 

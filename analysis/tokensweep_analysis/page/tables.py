@@ -129,7 +129,7 @@ def claims_table(judgements: Sequence[Judgement]) -> Html:
         Column(f"P(d{_NBSP}>{_NBSP}δ)", [_above_smallest(each) for each in rows], hint=_SCEPTICAL),
     ]
     return data_table(
-        _without_empty(columns),
+        without_empty(columns),
         caption="Claims and verdicts, differences in points",
         key="claims",
         below=[_why(each) for each in rows],
@@ -176,9 +176,16 @@ def contrasts_table(
 ) -> Html:
     """A row per contrast: the difference, what is known about it, and what could have been found."""
     rows = list(contrasts)
+    columns = [Column("contrast", [f"{each.arm} − {each.baseline}" for each in rows]), *differences(rows)]
+    return data_table(
+        without_empty(columns), caption=caption, key=key, is_sortable=True, is_explained=is_explained
+    )
+
+
+def differences(rows: Sequence[Contrast]) -> list[Column]:
+    """Of each difference where it was seen, what is known about it, and what could have been found."""
     estimates = [each.estimate for each in rows]
-    columns = [
-        Column("contrast", [f"{each.arm} − {each.baseline}" for each in rows]),
+    return [
         Column("benchmark", [each.benchmark for each in rows], is_text=True),
         Column("metric", [str(each.metric) for each in rows], is_text=True),
         Column(
@@ -192,9 +199,6 @@ def contrasts_table(
         Column("estimand", [each.estimand.name for each in estimates], is_text=True),
         Column("remark", [each.remark or each.estimate.remark for each in rows], is_text=True),
     ]
-    return data_table(
-        _without_empty(columns), caption=caption, key=key, is_sortable=True, is_explained=is_explained
-    )
 
 
 _DETECTABLE = "the smallest true difference that such a comparison finds in 80 of 100 repetitions"
@@ -215,7 +219,7 @@ def ranking_table(
         *(Column(name, [cell(row) for row in rows], hint=hint) for name, cell, hint in _RATES),
     ]
     return data_table(
-        _without_empty(columns),
+        without_empty(columns),
         caption=tag("h3", section.title),
         key=key,
         is_sortable=True,
@@ -317,7 +321,7 @@ def _marked(estimate: Estimate) -> Html | str:
     return tag("strong", value) if excludes_zero(estimate) else value
 
 
-def _without_empty(columns: Sequence[Column]) -> list[Column]:
+def without_empty(columns: Sequence[Column]) -> list[Column]:
     """Without the columns that say nothing in any row."""
     return [column for column in columns if any(cell not in ("", NOTHING) for cell in column.cells)]
 
