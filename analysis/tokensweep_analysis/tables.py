@@ -113,20 +113,25 @@ def compare(
     *,
     ks: Sequence[int] | None = None,
     confidence: float = 0.95,
+    baseline: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """The comparison of the sweep ``name`` from what its run folders hold now.
 
-    ``ks`` replaces the k that the evaluations were planned for; ``progress`` hears (runs loaded, runs).
+    ``ks`` replaces the k that the evaluations were planned for, ``baseline`` the arm that the sweep names;
+    ``progress`` hears (runs loaded, runs).
     Runs that failed or are missing are listed, never guessed. Raises ValueError when there is no such sweep,
-    when it lists a run twice, or when its claims cannot be read.
+    when it lists a run twice, when its claims cannot be read, or when ``baseline`` is none of its arms.
     """
     path = store / "sweeps" / name / "sweep.json"
     sweep = read_json(path)
     entries = sweep["runs"]
     _refuse_repeats(entries, path)
     runs = load_runs([store / "runs" / entry["run_id"] for entry in entries], progress=progress)
-    baseline = sweep.get("baseline")
+    arms = dict.fromkeys(entry["arm"] for entry in entries)
+    if baseline not in (None, *arms):
+        raise ValueError(f"the baseline must be an arm of {name}, got {baseline!r}: it has {', '.join(arms)}")
+    baseline = baseline or sweep.get("baseline")
     cells = gather(entries, runs)
     shown = {cell: arm for cell, arm in cells.items() if cell[2] != POOLED or len(arm.benchmarks) > 1}
     rows, contrasts = [], []
@@ -139,8 +144,7 @@ def compare(
             setting=setting, benchmark=benchmark, arm=arm, baseline=str(baseline), estimates=row.differences
         )
     claimed = sweep.get("claims", [])
-    arms = {entry["arm"] for entry in entries} | arms_named(claimed)
-    claims = parse_claims(claimed, arms=arms, where=f"claims of {name}")
+    claims = parse_claims(claimed, arms={*arms, *arms_named(claimed)}, where=f"claims of {name}")
     return Comparison(
         name=name,
         scale=sweep.get("scale", ""),

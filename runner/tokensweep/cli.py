@@ -248,8 +248,19 @@ def _report(arguments: Sequence[str]) -> None:
         "docs/verdicts.md says how verdicts are made.",
     )
     parser.add_argument("sweep", help="name of the sweep (a folder in <store>/sweeps)")
+    parser.add_argument(
+        "--baseline",
+        metavar="ARM",
+        help="compare with this arm; written to report/against-ARM beside the rest",
+    )
     options, store, uri = with_store(parser, arguments[1:])
-    show_report(store, known_sweep(store, options.sweep), tracking_uri=uri, console=Console())
+    show_report(
+        store,
+        known_sweep(store, options.sweep),
+        tracking_uri=uri,
+        console=Console(),
+        baseline=options.baseline,
+    )
 
 
 def _dashboard(arguments: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -147,10 +148,13 @@ def _dispatch(plan: Plan, console: Console) -> None:
         raise SystemExit(130) from None
 
 
-def show_report(store: Path, name: str, *, tracking_uri: str | None, console: Console) -> None:
+def show_report(
+    store: Path, name: str, *, tracking_uri: str | None, console: Console, baseline: str | None = None
+) -> None:
     """Write the report of a sweep, project it to MLflow, print the table and where to look further.
 
-    Without a ``tracking_uri`` nothing is projected.
+    Without a ``tracking_uri`` nothing is projected. With a ``baseline`` the report against that arm is
+    written beside the sweep's own, and not projected.
     """
     from tokensweep.sync import sync_sweep
     from tokensweep_analysis.page.document import write_page
@@ -162,8 +166,11 @@ def show_report(store: Path, name: str, *, tracking_uri: str | None, console: Co
 
         if problem := copy_study(store, name):
             console.print(problem, style="yellow", highlight=False)
-    table = compare(store, name)
+    table = compare(store, name, baseline=baseline)
     folder = store / "sweeps" / name / "report"
+    if baseline is not None:
+        folder = folder / ("against-" + re.sub(r"[^\w.=,+@-]", "_", baseline))
+        tracking_uri = None
     files = write_report(table, folder)
     page = write_page(table, store, folder)
     for renderable in files.renderables:

@@ -44,6 +44,15 @@ def test_the_difference_to_the_baseline_is_paired_by_seed(store: Path) -> None:
     assert rows["all"].differences == {}
 
 
+def test_another_arm_may_be_the_baseline(store: Path) -> None:
+    own, other = _rows(store)["top"].differences, compare(store, "demo", baseline="top").rows
+    turned = {row.arm: row.differences for row in other}
+    assert turned["all"][pass_at(1)].value == pytest.approx(-own[pass_at(1)].value)
+    assert turned["top"] == {}
+    with pytest.raises(ValueError, match="must be an arm of demo, got 'nope': it has all, top"):
+        compare(store, "demo", baseline="nope")
+
+
 def test_failed_and_missing_runs_are_counted_and_listed(store: Path) -> None:
     comparison = compare(store, "demo")
     row = comparison.rows[1]

@@ -16,7 +16,9 @@ from tokensweep.sweepshape import read_sweep_file
 from tokensweep_analysis.claims import parse_claims
 
 _FILES = sorted(sweep_dirs()[-1].glob("*.yaml"))
-NAMES = [path.stem for path in _FILES if "search" not in yaml.safe_load(path.read_text())]  # those have arms
+_CONTENTS = {path.stem: yaml.safe_load(path.read_text()) for path in _FILES}
+NAMES = [name for name, content in _CONTENTS.items() if "search" not in content]  # those have arms
+OF_A_PAPER = [name for name in NAMES if "paper" in _CONTENTS[name]]  # the others claim nothing
 
 
 def whole(name: str) -> Sweep:
@@ -35,7 +37,7 @@ def test_every_arm_composes_and_differs_from_all_others(name: str) -> None:
         assert twin == job.arm, f"{twin} and {job.arm} are one and the same run"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_A_PAPER)
 def test_every_claim_contrasts_two_arms_and_names_its_source(name: str) -> None:
     sweep = whole(name)
     claims = parse_claims(sweep.claims, arms={job.arm for job in sweep.jobs})
@@ -44,7 +46,7 @@ def test_every_claim_contrasts_two_arms_and_names_its_source(name: str) -> None:
     assert all(claim.source for claim in published)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_A_PAPER)
 def test_a_scale_that_is_not_the_paper_s_has_claims_of_its_own_first(name: str) -> None:
     claims = whole(name).claims
     own = ["model" not in claim for claim in claims]
@@ -59,7 +61,7 @@ def test_the_ladder_adds_one_thing_at_a_time() -> None:
     methods = {arm: freeze_run(job.overrides)["method"] for arm, job in jobs.items()}
 
     def changed(one: str, other: str) -> set[str]:
-        labels = {"name", "paper", "evidence"}
+        labels = {"name", "paper", "evidence", "applies_to"}
         return {key for key in methods[one] if methods[one][key] != methods[other][key]} - labels
 
     assert changed("naive", "overlong_filter") == {"token_weights"}
