@@ -77,12 +77,12 @@ class Freezer:
     def __init__(self) -> None:
         self._composer = Composer()
         self._parts = Parts()
-        self._filled = cache(_filled)
+        self._filled = cache(filled)
 
     def freeze(self, overrides: Sequence[str]) -> Frozen:
         """What :func:`freeze_run` gives, and its errors."""
         parsed = parse(overrides)
-        _check_stacking(parsed, preset=self._filled)
+        check_stack(parsed, preset=self._filled)
         frozen = resolve(self._composer.compose(parsed), parts=self._parts)
         method = self._parts.method(frozen["method"])
         if frozen["batch"]["group_size"] < method.advantage.smallest_group:
@@ -222,8 +222,11 @@ def _check_support(method: Method, sampling: Mapping[str, Any]) -> None:
         )
 
 
-def _check_stacking(parsed: Sequence[Override], *, preset: Callable[[str], _Filled]) -> None:
-    """Presets that fill one single slot, or one place of a map, otherwise are refused, unless it is given."""
+def check_stack(parsed: Sequence[Override], *, preset: Callable[[str], Filled]) -> None:
+    """Raise ValueError for presets that fill one slot, or one place of a map, otherwise, unless it is given.
+
+    ``preset`` is :func:`filled`, or a cache of it.
+    """
     given = {override.key_or_group for override in parsed}
     chosen = [override.value() for override in parsed if override.key_or_group == "method"]
     stack = chosen[-1] if chosen and isinstance(chosen[-1], list) else []
@@ -241,23 +244,24 @@ def _check_stacking(parsed: Sequence[Override], *, preset: Callable[[str], _Fill
 
 
 @dataclass(frozen=True)
-class _Filled:
+class Filled:
     """What a preset fills, with what the presets it starts from fill."""
 
     includes: frozenset[str]
     selects: Mapping[str, str]  # option by single slot, or by slot@place of a map
 
 
-def _filled(name: str) -> _Filled:
+def filled(name: str) -> Filled:
+    """What the preset of that name fills; nothing where there is no such preset."""
     preset = find_preset(name)
     if preset is None:
-        return _Filled(frozenset(), {})  # Hydra says that there is none
-    bases = [_filled(base) for base in preset.bases]
+        return Filled(frozenset(), {})  # Hydra refuses it
+    bases = [filled(base) for base in preset.bases]
     includes = frozenset(preset.bases).union(*(base.includes for base in bases))
     selects: dict[str, str] = {}
     for part in [base.selects for base in bases] + [preset.selects]:
         selects.update(part)
-    return _Filled(includes, selects)
+    return Filled(includes, selects)
 
 
 def _check_overridden_keys(

@@ -1,0 +1,55 @@
+"""Presets of different papers compose: every pair either keeps all laws or is refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from itertools import combinations
+
+import pytest
+
+from tokensweep.compose import check_stack, filled
+from tokensweep.composer import parse
+from tokensweep.loss.laws import LAWS
+from tokensweep.loss.method import Method
+from tokensweep.presets import presets
+
+_ALL = presets()
+_FILLED = cache(filled)
+# One preset of each paper and idea: not those that vary another preset of the same paper.
+STACKED = [
+    name
+    for name, preset in _ALL.items()
+    if not any(_ALL[base].paper == preset.paper for base in preset.bases)
+]
+
+
+def refusal(pair: tuple[str, str], method_of: Callable[..., Method]) -> str:
+    """Why two presets are no method; empty where they are one."""
+    stack = f"method=[{','.join(pair)}]"
+    try:
+        check_stack(parse([stack]), preset=_FILLED)
+        method_of(stack)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", STACKED[:-1])
+def test_a_pair_keeps_the_laws_or_is_refused_with_the_reason(
+    name: str, method_of: Callable[..., Method]
+) -> None:
+    for other in STACKED[STACKED.index(name) + 1 :]:
+        if why := refusal((name, other), method_of):
+            assert (name in why and other in why) or "must" in why, f"{name}, {other}: {why}"
+            continue
+        method = method_of(f"method=[{name},{other}]")
+        for law in LAWS.values():
+            law(method)
+
+
+def test_most_pairs_compose(method_of: Callable[..., Method]) -> None:
+    # A preset fills few slots, so that refusals are the exception that they are meant to be.
+    pairs = list(combinations(STACKED, 2))
+    refused = [pair for pair in pairs if refusal(pair, method_of)]
+    assert len(refused) < len(pairs) / 2, refused
