@@ -17,6 +17,7 @@ from tokensweep.methods import (
     reinforce_pp,
     rloo,
     sampler_correction,
+    sapo,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "reinforce_pp",
     "rloo",
     "sampler_correction",
+    "sapo",
 ]
