@@ -18,6 +18,7 @@ from tokensweep.methods import (
     rloo,
     sampler_correction,
     sapo,
+    vespo,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "rloo",
     "sampler_correction",
     "sapo",
+    "vespo",
 ]
