@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokensweep.loss.laws import Policies, example_batch, loss_and_gradient, near_old
 from tokensweep.loss.method import Method, inert_keys
-from tokensweep.loss.objective import prepare
+from tokensweep.loss.objective import micro_loss, prepare
 from tokensweep.loss.tables import Batch
 from tokensweep.methods.cispo import CISPO
 from tokensweep.methods.dppo import BinaryKLRegion, TotalVariationRegion
@@ -123,6 +123,20 @@ def test_a_probability_a_rounding_above_one_is_one(
     got = pull(method_of("method=dppo_kl"), batch, [1 + 1e-7, 1 + 1e-7, 0.5, 0.5])
     # KL(0.9, 1) = 0.9 ln 0.9 + 0.1 ln(0.1 / 1e-8) = 1.5, outside; KL(0.99, 1) = 0.13, outside
     assert got == pytest.approx([0, 0, 1 / 8, 1 / 8])
+
+
+def test_it_tells_who_left_and_how_far_probabilities_moved(
+    method_of: MethodOf, hand: Callable[[list[float]], Batch]
+) -> None:
+    # of two good tokens one left, of two bad ones none; moves of 0.099, 0.2, 0.1 and 0; one ratio of 100
+    method, batch = method_of("method=dppo"), hand([0.001, 0.5, 0.3, 0.9])
+    logprobs = torch.tensor([0.1, 0.7, 0.2, 0.9], dtype=torch.float64).log()
+    told = micro_loss(method, prepare(method, batch).micro(torch.arange(2)), logprobs, logprobs).measured
+    means = {name: (total / count).item() for name, (total, count) in told.items()}
+    assert means["surrogate/left_positive"] == 0.5
+    assert means["surrogate/left_negative"] == 0
+    assert means["surrogate/capped"] == 0.25
+    assert means["surrogate/moved"] == pytest.approx(0.399 / 4)
 
 
 @pytest.mark.parametrize("region", [TotalVariationRegion, BinaryKLRegion])

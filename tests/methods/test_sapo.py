@@ -88,6 +88,16 @@ def test_tokens_whose_gate_is_less_than_half_open_count_as_clipped(sapo: Method,
         assert sapo.surrogate.clipped(seen, logprobs).tolist() == expected
 
 
+def test_it_tells_how_far_the_gate_is_open(sapo: Method, pair: Batch) -> None:
+    # 4 s (1 - s) at tau (r - 1) = 1 and 1.05
+    logprobs = torch.tensor([2.0, 2.0], dtype=torch.float64).log()
+    told = micro_loss(sapo, prepare(sapo, pair).micro(torch.arange(2)), logprobs, logprobs).measured
+    for name, x in (("positive", 1.0), ("negative", 1.05)):
+        total, count = told[f"surrogate/gate_{name}"]
+        assert total.item() == pytest.approx(4 * math.exp(-x) / (1 + math.exp(-x)) ** 2)
+        assert count.item() == 1
+
+
 @pytest.mark.parametrize("fields", [{"tau_positive": 0.0}, {"tau_negative": -1.0}])
 def test_a_gate_that_makes_no_sense_is_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="tau_positive and tau_negative must be above 0"):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tokensweep.loss.laws import example_batch, loss_and_gradient, near_old
 from tokensweep.loss.method import Method, inert_keys
-from tokensweep.loss.objective import prepare
+from tokensweep.loss.objective import micro_loss, prepare
 from tokensweep.loss.tables import Batch, View
 from tokensweep.methods.grpo import PPOClip, TokenRatio
 from tokensweep.methods.vespo import GammaKernel, SequenceProduct
@@ -116,6 +116,16 @@ def test_what_the_kernel_more_than_halves_counts_as_clipped(vespo: Method, three
     assert vespo.surrogate.clipped(view, log_ratio).tolist() == [True, False, True]
     log_ratio = torch.tensor([2, 1.5, 0.7], dtype=torch.float64).log()
     assert vespo.surrogate.clipped(view, log_ratio).tolist() == [True, False, False]
+
+
+def test_it_tells_the_kernel_and_how_far_rollouts_moved(vespo: Method, three: Batch) -> None:
+    # W = 1.5 for two tokens, 0.5 for one
+    logprobs = torch.tensor([2.0, 0.75, 0.5], dtype=torch.float64).log()
+    told = micro_loss(vespo, prepare(vespo, three).micro(torch.arange(2)), logprobs, logprobs).measured
+    means = {name: (total / count).item() for name, (total, count) in told.items()}
+    assert means["surrogate/kernel_positive"] == pytest.approx(1.5**2 * math.exp(-1.5))
+    assert means["surrogate/kernel_negative"] == pytest.approx(0.5**3 * math.exp(1))
+    assert means["surrogate/distance"] == pytest.approx((2 * math.log(1.5) + math.log(2)) / 3)
 
 
 @pytest.mark.parametrize("field", ["power_positive", "decay_positive", "power_negative", "decay_negative"])

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.method import Guarantee, Method, Policy
-from tokensweep.loss.tables import Batch, Columns, Scope, TokenTable, Totals, View
+from tokensweep.loss.tables import Batch, Columns, Scope, TokenTable, Totals, View, mean_over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,19 +276,16 @@ def _metrics(
     method: Method, micro: Micro, *, view: View, log_ratio: Tensor
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Sums over the tokens with a signal (weight and advantage not 0): the same with others left out."""
-    signal = (view.weights != 0) & (view.advantages != 0)
-    count = signal.sum()
+    signal = view.signal
     token_log_ratio = view.log_ratio.detach()
     ratio = token_log_ratio.exp()
     kept = micro.num_kept - (micro.table.weights != 0).sum() + (view.weights != 0).sum()
 
-    def over_signal(x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.where(signal, x, 0.0).sum(), count
-
+    clipped = method.surrogate.clipped(view, log_ratio.detach()).to(ratio.dtype)
     return {
-        "clip_fraction": over_signal(method.surrogate.clipped(view, log_ratio.detach()).to(ratio.dtype)),
-        "ratio": over_signal(ratio),
-        "approx_kl": over_signal(ratio - 1 - token_log_ratio),  # k3 of old against current policy, nats
-        "signal_fraction": (count, micro.num_tokens),
+        "clip_fraction": mean_over(signal, clipped),
+        "ratio": mean_over(signal, ratio),
+        "approx_kl": mean_over(signal, ratio - 1 - token_log_ratio),  # k3 of old against current policy, nats
+        "signal_fraction": (signal.sum(), micro.num_tokens),
         "kept_fraction": (kept, micro.num_tokens),
     }

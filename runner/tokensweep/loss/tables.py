@@ -277,6 +277,11 @@ class View(TokenTable):
         """``logprobs - old_logprobs`` [n], held within ±20 so that its exponential is finite."""
         return (self.logprobs - self.columns["old_logprobs"]).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
+    @property
+    def signal(self) -> Tensor:
+        """Tokens [n] bool that the surrogate can draw a gradient from: weight and advantage are not 0."""
+        return (self.weights != 0) & (self.advantages != 0)
+
     def segments(self, scope: Scope) -> Tensor:
         """Number of the segment that each token belongs to under ``scope``, [n] int64.
 
@@ -296,6 +301,11 @@ class View(TokenTable):
 def sum_by(x: Tensor, index: Tensor, *, size: int) -> Tensor:
     """Sum of ``x`` [n] over the rows with the same ``index`` [n], as [size]."""
     return x.new_zeros(size).index_add(0, index, x)
+
+
+def mean_over(chosen: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and count of ``x`` [n] over the tokens ``chosen`` [n] bool: a mean that can be added up."""
+    return torch.where(chosen, x, 0.0).sum(), chosen.sum()
 
 
 def _check_shape(name: str, x: Tensor, *, like: Tensor, of: str) -> None:

@@ -7,6 +7,7 @@ authors brought them into verl (``code``).
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.method import TOKEN_LOCAL, Guarantee, Surrogate, on_policy
-from tokensweep.loss.tables import View
+from tokensweep.loss.tables import View, mean_over
 from tokensweep.registry import component
 
 _TINY = 1e-8  # the code's; keeps the logarithm of "another token" finite
@@ -57,6 +58,18 @@ class _Region(Surrogate):
         fell, rose = self._left(logprobs=now, old_logprobs=view.columns["old_logprobs"])
         return ((view.advantages > 0) & rose) | ((view.advantages < 0) & fell)
 
+    def metrics(self, view: View, log_ratio: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """Shares that left, of tokens with A > 0 and with A < 0, and at the cap; mean ``|pi - pi_old|``."""
+        left, good = self.clipped(view, log_ratio), view.advantages > 0
+        moved = (view.logprobs.clamp(max=0).exp() - view.columns["old_logprobs"].exp()).abs()
+        capped = torch.zeros_like(left) if self.is_cap is None else log_ratio.exp() > self.is_cap
+        return {
+            "left_positive": mean_over(view.signal & good, left.to(moved.dtype)),
+            "left_negative": mean_over(view.signal & ~good, left.to(moved.dtype)),
+            "capped": mean_over(view.signal, capped.to(moved.dtype)),
+            "moved": mean_over(view.signal, moved),
+        }
+
     def inert(self, *, updates_per_batch: int) -> dict[str, str]:
         """Bounds and cap, as long as every ratio is 1."""
         cap = () if self.is_cap is None else ("is_cap",)
@@ -73,8 +86,8 @@ class TotalVariationRegion(_Region):
     another one". With bounds of 1 it is ``cispo`` with the same cap.
     Source: the paper, DPPO-Binary-TV, and the code; 0.15 is that of the authors' script, cap 20 the code's
     default (section 5.4: a small one biases; the script sets 10,000). Departure: the old policy is the one
-    that the trainer recomputed, as in the code; the paper means the policy that sampled, which is the same for
-    an engine that agrees with the trainer (else add ``tis``).
+    that the trainer recomputed, as in the code; the paper means the policy that sampled, which is the same
+    for an engine that agrees with the trainer (else add ``tis``).
     """
 
     low: float = 0.15

@@ -5,6 +5,7 @@ Source: Gao et al., arXiv:2511.20347 (``paper`` below); implementations read: TR
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.method import TOKEN_LOCAL, Guarantee, Surrogate, on_policy
-from tokensweep.loss.tables import View
+from tokensweep.loss.tables import View, mean_over
 from tokensweep.registry import component
 
 
@@ -55,6 +56,14 @@ class SoftGate(Surrogate):
     def _tau(self, view: View) -> Tensor:
         tau = torch.full_like(view.advantages, self.tau_negative)
         return torch.where(view.advantages > 0, self.tau_positive, tau)
+
+    def metrics(self, view: View, log_ratio: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """The mean gate of tokens with A > 0 and with A < 0: 1 on-policy, less the further away."""
+        gate, good = self.gate(view, log_ratio), view.advantages > 0
+        return {
+            "gate_positive": mean_over(view.signal & good, gate),
+            "gate_negative": mean_over(view.signal & ~good, gate),
+        }
 
     def inert(self, *, updates_per_batch: int) -> dict[str, str]:
         """Both temperatures, as long as every ratio is 1."""

@@ -5,6 +5,7 @@ Source: Shen et al., arXiv:2602.10693 v3 (``paper`` below) and the authors' code
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from tokensweep.loss.method import (
     Surrogate,
     on_policy,
 )
-from tokensweep.loss.tables import MAX_LOG_RATIO, View
+from tokensweep.loss.tables import MAX_LOG_RATIO, View, mean_over
 from tokensweep.registry import component
 
 _MIN_LOG_WEIGHT = -18.420680743952367  # log 1e-8, the lower bound of the code: its kernel is 1e-15 there
@@ -82,6 +83,15 @@ class GammaKernel(Surrogate):
     def clipped(self, view: View, log_ratio: Tensor) -> Tensor:
         """Tokens [n] bool whose kernel is below one half: they keep a gradient."""
         return self.kernel(view, log_ratio) < 0.5
+
+    def metrics(self, view: View, log_ratio: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """The mean kernel of tokens with A > 0 and with A < 0, and the mean of ``|log W|`` in nats."""
+        kernel, good = self.kernel(view, log_ratio), view.advantages > 0
+        return {
+            "kernel_positive": mean_over(view.signal & good, kernel),
+            "kernel_negative": mean_over(view.signal & ~good, kernel),
+            "distance": mean_over(view.signal, log_ratio.abs()),
+        }
 
     def inert(self, *, updates_per_batch: int) -> dict[str, str]:
         """All of them, as long as every ratio is 1."""
