@@ -19,6 +19,7 @@ from tokensweep.methods import (
     rloo,
     sampler_correction,
     sapo,
+    steer,
     vespo,
 )
 
@@ -41,5 +42,6 @@ __all__ = [
     "rloo",
     "sampler_correction",
     "sapo",
+    "steer",
     "vespo",
 ]
