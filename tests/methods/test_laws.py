@@ -49,6 +49,13 @@ VARIANTS = (
     "method=steer_as_released method.token_weights.entropy_change.shape=linear",
     "method=steer method.token_weights.entropy_change.shuffled=true",
     "method=[forking_tokens,steer] method/aggregate=selected_mean",
+    "method=stapo method.token_weights.spurious.probability=0.5",
+    "method=stapo method.token_weights.spurious.probability=0.5 method.token_weights.spurious.silence=high",
+    "method=stapo method.token_weights.spurious.probability=0.5 method.token_weights.spurious.silence=random",
+    "method=stapo method.token_weights.spurious.probability=0.5 method.token_weights.spurious.pool=all",
+    "method=stapo method.token_weights.spurious.quantile=null method.token_weights.spurious.probability=0.5",
+    "method=stapo method.token_weights.spurious.probability=0.5 method.token_weights.spurious.scope=micro "
+    "method.token_weights.spurious.policy=current method/aggregate=selected_mean_micro",
     "method=[dapo,tis]",
     "method=[gspo,tis] method.token_weights.tis.level=sequence",
     "method=[gmpo,mis] method.token_weights.mis.cap=20",

@@ -19,6 +19,7 @@ from tokensweep.methods import (
     rloo,
     sampler_correction,
     sapo,
+    stapo,
     steer,
     vespo,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "rloo",
     "sampler_correction",
     "sapo",
+    "stapo",
     "steer",
     "vespo",
 ]

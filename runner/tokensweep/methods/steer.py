@@ -96,8 +96,8 @@ class EntropyChangeWeight(TokenWeight):
             return weights
         rows = there.nonzero().squeeze(1)
         dealt = weights.clone()
-        dealt[rows[_order(view.columns["uniform"][rows], segments[rows])]] = weights[
-            rows[_order(weights[rows], segments[rows])]
+        dealt[rows[order_in_segments(view.columns["uniform"][rows], segments[rows])]] = weights[
+            rows[order_in_segments(weights[rows], segments[rows])]
         ]
         return dealt
 
@@ -148,7 +148,7 @@ def _extreme(x: Tensor, segments: Tensor, there: Tensor, which: str) -> Tensor:
     return found[segments]
 
 
-def _order(x: Tensor, segments: Tensor) -> Tensor:
+def order_in_segments(x: Tensor, segments: Tensor) -> Tensor:
     """Rows by segment, and in each by ``x`` [n], as [n] int64."""
     by_value = x.argsort(stable=True)
     return by_value[segments[by_value].argsort(stable=True)]
