@@ -56,6 +56,8 @@ VARIANTS = (
     "method=stapo method.token_weights.spurious.quantile=null method.token_weights.spurious.probability=0.5",
     "method=stapo method.token_weights.spurious.probability=0.5 method.token_weights.spurious.scope=micro "
     "method.token_weights.spurious.policy=current method/aggregate=selected_mean_micro",
+    "method=fipo method.advantage_shapers.future_kl.upward_only=false",
+    "method=[forking_tokens,fipo] method/aggregate=selected_mean",
     "method=[dapo,tis]",
     "method=[gspo,tis] method.token_weights.tis.level=sequence",
     "method=[gmpo,mis] method.token_weights.mis.cap=20",
