@@ -46,9 +46,11 @@ class EntropyTarget(EntropyBonus):
     With e the mean entropy of the policy that sampled the batch: the batch is trained with ``c`` if
     ``e <= target``, else without a bonus; then ``c`` moves by ``step`` up or down within [0, highest].
     ``coef`` is the first ``c``. It is remembered in the checkpoint and shown as ``memory/...coef``.
-    Source: He et al., Skywork-OR1, arXiv:2505.22312, adaptive entropy control (target 0.2 nats, step 0.005,
-    as read in TRL's implementation of it). Departure: adapted once per optimiser batch; TRL adapts it after
-    every optimiser step and has the same bounds.
+    ``highest`` 0 is the method without a bonus.
+    Source: He et al., Skywork-OR1, arXiv:2505.22312, adaptive entropy control: target 0.2 nats, step 0.005
+    and a highest of 1 as in TRL's implementation of it; the released scripts have step 1e-4 and highest 0.005
+    (preset ``entropy_target_as_released``). Departure: adapted once per optimiser batch; TRL adapts it after
+    every optimiser step, which is the same for one update per batch, as both recommend.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"entropy", "old_entropy"})
