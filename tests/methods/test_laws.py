@@ -67,6 +67,10 @@ VARIANTS = (
     "method=[dapo,tis,geo_mask] method.token_weights.geo_mask.low=0.8 method.token_weights.geo_mask.high=1.3",
     "method=[dapo,entropy_adv] method.advantage_shapers.entropy.policy=old",
     "method=[forking_tokens,entropy_adv,kl_cov] method/surrogate=unclipped method/aggregate=selected_mean",
+    "method=htpo method.surrogate.policy=old method.surrogate.drop_low=0.3 method.surrogate.drop_high=0.5",
+    "method=htpo_as_released method.surrogate.rank_by=random",
+    "method=[htpo,forking_tokens] method/surrogate=htpo method/aggregate=selected_mean",
+    "method=[htpo,forking_tokens_as_released] method/surrogate=htpo method/aggregate=selected_mean_micro",
 )
 CASES = [f"method={preset}" for preset in PRESETS] + list(VARIANTS)
 

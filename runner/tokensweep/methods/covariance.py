@@ -46,10 +46,10 @@ def covariance(view: View, segments: Tensor) -> Tensor:
     return torch.where(there, product, -torch.inf)
 
 
-def _counts(share: float, cov: Tensor, segments: Tensor) -> Tensor:
-    """``max(1, floor(share * m))`` for the m tokens of each segment that exist, [S] int64."""
+def floor_counts(share: float, x: Tensor, segments: Tensor) -> Tensor:
+    """``max(1, floor(share * m))`` for the m tokens of each segment whose ``x`` is not -inf, [S] int64."""
     size = int(segments.max()) + 1 if segments.numel() else 0
-    sizes = torch.bincount(segments[cov > -torch.inf], minlength=size)
+    sizes = torch.bincount(segments[x > -torch.inf], minlength=size)
     exact = share * sizes.double() + 1e-9  # 0.29 * 100 is a little less than 29 in floats
     return exact.floor().long().clamp(min=1)
 
@@ -96,7 +96,7 @@ class ClipCov(TokenWeight):
         clipped = PPOClip(low=self.low, high=self.high).clipped(view, view.log_ratio.detach())
         candidate = (cov > self.lowest) & (cov < self.highest) & ~clipped
         ticket = torch.where(candidate, view.columns["uniform"].double(), -1.0)
-        drawn = top_of_segments(ticket, segments, counts=_counts(self.share, cov, segments)) & candidate
+        drawn = top_of_segments(ticket, segments, counts=floor_counts(self.share, cov, segments)) & candidate
         return torch.where(drawn, 0.0, 1.0).to(view.advantages.dtype)
 
     def check(self, method: Method) -> None:
@@ -167,7 +167,7 @@ class KLCov(Regularizer):
     def _paying(self, view: View) -> Tensor:
         segments = view.segments(self.scope)
         cov = covariance(view, segments)
-        top = top_of_segments(cov, segments, counts=_counts(self.share, cov, segments))
+        top = top_of_segments(cov, segments, counts=floor_counts(self.share, cov, segments))
         return top & (cov > -torch.inf)
 
     def inert(self, *, updates_per_batch: int) -> dict[str, str]:

@@ -16,6 +16,11 @@ from tokensweep.methods.grpo import PPOClip
 from tokensweep.registry import component
 
 
+def held(objective: Tensor, advantages: Tensor, *, cap: float) -> Tensor:
+    """The objective [n], for A < 0 no lower than ``cap A``: there it has no gradient any more."""
+    return torch.where(advantages < 0, torch.maximum(objective, cap * advantages), objective)
+
+
 @component("method/surrogate", "dual_clip")
 @dataclass(frozen=True)
 class DualClip(PPOClip):
@@ -33,9 +38,7 @@ class DualClip(PPOClip):
             raise ValueError(f"cap must be above 1, the ratio without any change, got {self.cap:g}")
 
     def __call__(self, view: View, log_ratio: Tensor) -> Tensor:
-        objective = super().__call__(view, log_ratio)
-        held = torch.maximum(objective, self.cap * view.advantages)
-        return torch.where(view.advantages < 0, held, objective)
+        return held(super().__call__(view, log_ratio), view.advantages, cap=self.cap)
 
     def clipped(self, view: View, log_ratio: Tensor) -> Tensor:
         """Tokens [n] bool that either clip leaves without gradient."""
