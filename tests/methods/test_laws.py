@@ -71,6 +71,10 @@ VARIANTS = (
     "method=htpo_as_released method.surrogate.rank_by=random",
     "method=[htpo,forking_tokens] method/surrogate=htpo method/aggregate=selected_mean",
     "method=[htpo,forking_tokens_as_released] method/surrogate=htpo method/aggregate=selected_mean_micro",
+    "method=eapo method.advantage_shapers.eapo.scope=micro method.advantage_shapers.eapo.policy=current",
+    "method=eapo method.advantage_shapers.eapo.off=[phr,nlr] method.advantage_shapers.eapo.shuffled=true",
+    "method=eapo_quadrant method.token_weights.quadrant.keep=[nhr,plr] method/aggregate=selected_mean",
+    "method=[eapo,eapo_quadrant]",
 )
 CASES = [f"method={preset}" for preset in PRESETS] + list(VARIANTS)
 
