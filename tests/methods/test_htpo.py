@@ -14,7 +14,8 @@ from tokensweep.loss.laws import Policies, example_batch, loss_and_gradient, nea
 from tokensweep.loss.method import Method, Policy, inert_keys
 from tokensweep.loss.objective import micro_loss, prepare
 from tokensweep.loss.tables import Batch, View
-from tokensweep.methods.htpo import CellObjectives, OobSign, RankBy
+from tokensweep.methods.forking_tokens import RankBy
+from tokensweep.methods.htpo import CellObjectives, OobSign
 
 MakeBatch = Callable[..., Batch]
 Pull = Callable[..., Tensor]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tokensweep.loss.method import AdvantageShaper, Part, Policy, TokenWeight, check_scope
 from tokensweep.loss.tables import Scope, View, sum_by
+from tokensweep.methods.forking_tokens import by_segment
 from tokensweep.registry import component
 
 
@@ -188,11 +189,5 @@ def _extreme(x: Tensor, segments: Tensor, *, size: int, which: str) -> Tensor:
 def _dealt(x: Tensor, segments: Tensor, *, lots: Tensor) -> Tensor:
     """The values of each segment dealt out among its tokens, [n]: the least to the least lot, and so on."""
     dealt = torch.empty_like(x)
-    dealt[_sorted_by(lots, segments)] = x[_sorted_by(x, segments)]
+    dealt[by_segment(lots, segments)] = x[by_segment(x, segments)]
     return dealt
-
-
-def _sorted_by(x: Tensor, segments: Tensor) -> Tensor:
-    """Rows [n] int64 segment by segment, those of each one by rising ``x``."""
-    order = x.argsort(stable=True)
-    return order[segments[order].argsort(stable=True)]

@@ -119,6 +119,33 @@ def top_of_segments(x: Tensor, segments: Tensor, *, counts: Tensor) -> Tensor:
     return keep
 
 
+class RankBy(StrEnum):
+    """What the tokens of a rollout are ranked by."""
+
+    entropy = "entropy"
+    random = "random"  # the column uniform: sets of the same size, whatever the entropy
+
+
+def ranking(view: View, *, by: RankBy, policy: Policy) -> Tensor:
+    """What the tokens are ranked by, [n]: the entropy of ``policy`` in nats, or a random number."""
+    if by is RankBy.random:
+        return view.columns["uniform"]
+    return view.entropy if policy is Policy.current else view.columns["old_entropy"]
+
+
+def ranking_needs(by: RankBy, policy: Policy) -> frozenset[str]:
+    """The columns that :func:`ranking` reads, for ``Part.needs``."""
+    if by is RankBy.random:
+        return frozenset({"uniform"})
+    return frozenset({"entropy" if policy is Policy.current else "old_entropy"})
+
+
+def by_segment(x: Tensor, segments: Tensor) -> Tensor:
+    """Rows [n] int64 segment by segment, those of each one by rising ``x``; ties in their order."""
+    order = x.argsort(stable=True)
+    return order[segments[order].argsort(stable=True)]
+
+
 @component("method/aggregate", "selected_mean")
 @dataclass(frozen=True)
 class SelectedMean(Aggregate):

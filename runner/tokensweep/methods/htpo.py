@@ -18,7 +18,7 @@ from tokensweep.loss.method import ROLLOUT_LOCAL, Guarantee, Policy, on_policy
 from tokensweep.loss.tables import View, sum_by
 from tokensweep.methods.covariance import floor_counts
 from tokensweep.methods.dual_clip import DualClip, held
-from tokensweep.methods.forking_tokens import top_of_segments
+from tokensweep.methods.forking_tokens import RankBy, ranking, ranking_needs, top_of_segments
 from tokensweep.methods.grpo import PPOClip
 from tokensweep.registry import component
 
@@ -31,13 +31,6 @@ class OobSign(StrEnum):
 
     objective = "objective"  # right ones become likelier, wrong ones less likely, as the figure says
     as_released = "as_released"  # the other way round
-
-
-class RankBy(StrEnum):
-    """What the tokens of a rollout are ranked by."""
-
-    entropy = "entropy"
-    random = "random"  # the column uniform: sets of the same size, whatever the entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,20 +179,6 @@ class CellObjectives(DualClip):
         if self.rank_by is RankBy.random:
             reasons["policy"] = "random ranks read no policy; set rank_by to entropy"
         return reasons
-
-
-def ranking(view: View, *, by: RankBy, policy: Policy) -> Tensor:
-    """What the tokens are ranked by, [n]: the entropy of ``policy`` in nats, or a random number."""
-    if by is RankBy.random:
-        return view.columns["uniform"]
-    return view.entropy if policy is Policy.current else view.columns["old_entropy"]
-
-
-def ranking_needs(by: RankBy, policy: Policy) -> frozenset[str]:
-    """The columns that :func:`ranking` reads, for ``Part.needs``."""
-    if by is RankBy.random:
-        return frozenset({"uniform"})
-    return frozenset({"entropy" if policy is Policy.current else "old_entropy"})
 
 
 def _kth_largest(x: Tensor, segments: Tensor, *, share: float) -> Tensor:
