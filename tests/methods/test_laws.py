@@ -75,6 +75,10 @@ VARIANTS = (
     "method=eapo method.advantage_shapers.eapo.off=[phr,nlr] method.advantage_shapers.eapo.shuffled=true",
     "method=eapo_quadrant method.token_weights.quadrant.keep=[nhr,plr] method/aggregate=selected_mean",
     "method=[eapo,eapo_quadrant]",
+    "method=archer method.surrogate.rank_by=random method.regularizers.kl.where=random",
+    "method=[archer,forking_tokens] method/surrogate=archer method/aggregate=selected_mean",
+    "method=[archer,holderpo] method/surrogate=archer ~method.regularizers.kl",
+    "method=grpo_kl method.regularizers.kl.where=uncertain method.regularizers.kl.policy=current",
 )
 CASES = [f"method={preset}" for preset in PRESETS] + list(VARIANTS)
 

@@ -1,6 +1,7 @@
 """One module per paper; importing this package registers all of their components."""
 
 from tokensweep.methods import (
+    archer,
     cispo,
     covariance,
     dapo,
@@ -28,6 +29,7 @@ from tokensweep.methods import (
 )
 
 __all__ = [
+    "archer",
     "cispo",
     "covariance",
     "dapo",

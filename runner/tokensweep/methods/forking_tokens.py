@@ -146,6 +146,25 @@ def by_segment(x: Tensor, segments: Tensor) -> Tensor:
     return order[segments[order].argsort(stable=True)]
 
 
+def above_quantile(x: Tensor, segments: Tensor, *, quantile: float) -> Tensor:
+    """The tokens above the ``quantile`` of their segment, interpolated linearly, [n] bool.
+
+    Tokens of -inf do not exist. Ties at the quantile are not above it.
+    """
+    if x.numel() == 0:
+        return torch.zeros_like(x, dtype=torch.bool)
+    there = x > -torch.inf
+    total = torch.bincount(segments)
+    size = torch.bincount(segments[there], minlength=total.numel())
+    first = total.cumsum(0) - size  # those that do not exist come first
+    exact = quantile * (size - 1).clamp(min=0).double()
+    below = (exact + 1e-9).floor()  # 0.7 * 10 may be a little less than 7 in floats
+    value = x[by_segment(x, segments)]
+    low, high = (value[(first + k.long()).clamp(max=x.numel() - 1)] for k in (below, (exact - 1e-9).ceil()))
+    bound = torch.where(high > low, low + (exact - below).clamp(min=0).to(x.dtype) * (high - low), low)
+    return there & (x > bound[segments])
+
+
 @component("method/aggregate", "selected_mean")
 @dataclass(frozen=True)
 class SelectedMean(Aggregate):

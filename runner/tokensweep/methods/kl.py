@@ -6,6 +6,7 @@ of them is said in its preset.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -13,8 +14,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import TOKEN_LOCAL, Guarantee, Regularizer, TokenReward
+from tokensweep.loss.method import (
+    ROLLOUT_LOCAL,
+    TOKEN_LOCAL,
+    Guarantee,
+    Policy,
+    Regularizer,
+    TokenReward,
+)
 from tokensweep.loss.tables import MAX_LOG_RATIO, Batch, Unit, View
+from tokensweep.methods.forking_tokens import RankBy, above_quantile, ranking, ranking_needs
 from tokensweep.registry import component
 
 
@@ -24,6 +33,15 @@ class Estimator(StrEnum):
     k1 = "k1"  # d: unbiased, of either sign
     k2 = "k2"  # d^2 / 2: biased, never negative
     k3 = "k3"  # exp(-d) - 1 + d: unbiased, never negative
+
+
+class Where(StrEnum):
+    """Which tokens pay, by the ``quantile`` of the entropies of their rollout."""
+
+    all = "all"
+    certain = "certain"  # those up to the quantile
+    uncertain = "uncertain"  # those above it
+    random = "random"  # as many as certain, whatever their entropy
 
 
 def divergence(estimator: Estimator, logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -49,26 +67,72 @@ class KLPenalty(Regularizer):
     ``importance_weighted`` multiplies by the ratio to the old policy, through which a gradient flows: then
     ``k3`` is unbiased off-policy and its gradient is right (arXiv:2512.02556; TRL does so by default).
     Token weights do not matter here. Needs ``ref_logprobs``, a pass with the reference model.
-    Source: GRPO, arXiv:2402.03300: k3, coef 0.04, mean over rollouts of the mean over tokens.
-    Departure: none.
+    With ``where`` other than all the others pay 0 and stay in the denominator: certain are the tokens up to
+    the ``quantile`` of their rollout's entropies (of ``policy``, interpolated linearly), the rest uncertain.
+    Source: GRPO, arXiv:2402.03300: k3, coef 0.04, mean over rollouts of the mean over tokens; ``where`` and
+    its quantile from Archer, arXiv:2507.15778. Departure: none.
     """
-
-    guarantees: ClassVar[frozenset[Guarantee]] = TOKEN_LOCAL - {Guarantee.signal_only}
-    needs: ClassVar[frozenset[str]] = frozenset({"ref_logprobs"})
 
     coef: float = 0.04
     estimator: Estimator = Estimator.k3
     unit: Unit = Unit.rollout
     importance_weighted: bool = False
+    where: Where = Where.all
+    quantile: float = 0.8
+    policy: Policy = Policy.old  # whose entropy
 
     def __post_init__(self) -> None:
         _check(self.coef)
+        if not 0 <= self.quantile <= 1:
+            raise ValueError(f"quantile must be in [0, 1], got {self.quantile:g}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The reference, and what tells the tokens that pay."""
+        ranked = frozenset() if self.where is Where.all else ranking_needs(self._rank_by, self.policy)
+        return frozenset({"ref_logprobs"}) | ranked
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        """It pulls without a signal too; who pays depends on the other tokens of the rollout."""
+        laws = TOKEN_LOCAL if self.where is Where.all else ROLLOUT_LOCAL
+        return laws - {Guarantee.signal_only}
 
     def __call__(self, view: View) -> Tensor:
         estimate = divergence(self.estimator, view.logprobs, view.columns["ref_logprobs"])
         if self.importance_weighted:
             estimate = estimate * view.log_ratio.exp()
+        if self.where is not Where.all:
+            estimate = torch.where(self._pays(view), estimate, 0.0)
         return self.coef * view.mean(estimate, self.unit)
+
+    def _pays(self, view: View) -> Tensor:
+        """Tokens [n] bool that pay."""
+        if self.where is Where.all:
+            return torch.ones_like(view.weights, dtype=torch.bool)
+        rank = ranking(view, by=self._rank_by, policy=self.policy)
+        above = above_quantile(rank, view.rollout_of, quantile=self.quantile)
+        return above if self.where is Where.uncertain else ~above
+
+    @property
+    def _rank_by(self) -> RankBy:
+        return RankBy.random if self.where is Where.random else RankBy.entropy
+
+    def metrics(self, view: View, log_ratio: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """The share of tokens that pay, and the mean divergence of those and of the others, in nats."""
+        pays = self._pays(view)
+        estimate = divergence(self.estimator, view.logprobs, view.columns["ref_logprobs"])
+        return {
+            "paying_fraction": (pays.sum(), torch.ones_like(pays).sum()),
+            "paying_divergence": (torch.where(pays, estimate, 0.0).sum(), pays.sum()),
+            "free_divergence": (torch.where(pays, 0.0, estimate).sum(), (~pays).sum()),
+        }
+
+    def inert(self, *, updates_per_batch: int) -> dict[str, str]:
+        """What tells the tokens apart, where all of them pay."""
+        if self.where is not Where.all:
+            return {"policy": "lots read no policy"} if self.where is Where.random else {}
+        return dict.fromkeys(("quantile", "policy"), "all tokens pay; set where to certain or uncertain")
 
 
 @component("method/token_rewards", "kl")
