@@ -54,8 +54,8 @@ def biases(v: int = 19) -> Tensor:
 
 
 def upstream(n: int) -> Tensor:
-    """A gradient for each row and statistic, [4, n]."""
-    return torch.randn(4, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    """A gradient for each row and statistic, [5, n]."""
+    return torch.randn(len(NAMES), n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def naive(
@@ -80,6 +80,7 @@ def naive(
         "entropy": entropy,
         "varentropy": (p * (log_p + entropy.unsqueeze(1)) ** 2).sum(1),
         "sum_p2": (p**2).sum(1),
+        "sum_p2c": (p**2 * (log_p + entropy.unsqueeze(1))).sum(1),
     }
 
 
@@ -160,17 +161,20 @@ def test_a_uniform_distribution_by_hand() -> None:
     assert stats["entropy"].item() == pytest.approx(1.3862944)
     assert stats["varentropy"].item() == pytest.approx(0)
     assert stats["sum_p2"].item() == pytest.approx(0.25)
+    assert stats["sum_p2c"].item() == pytest.approx(0)  # log p + entropy is 0 everywhere
 
 
 def test_two_unequal_words_by_hand() -> None:
     # probabilities 3/4 and 1/4: entropy 0.75 log(4/3) + 0.25 log 4; -log p differ by log 3, so the
-    # variance is (3/4)(1/4)(log 3)^2; sum p^2 = 10/16
+    # variance is (3/4)(1/4)(log 3)^2; sum p^2 = 10/16; log p + entropy is (log 3) / 4 and -3 (log 3) / 4, so
+    # sum p^2 (log p + entropy) = (9/64 - 3/64) log 3
     log3 = 1.0986122886681098
     stats = fused(torch.tensor([[log3]]), torch.tensor([[1.0], [0.0]]), torch.tensor([1]))
     assert stats["logprobs"].item() == pytest.approx(-1.3862944)
     assert stats["entropy"].item() == pytest.approx(0.75 * 0.28768207 + 0.25 * 1.3862944)
     assert stats["varentropy"].item() == pytest.approx(3 / 16 * log3**2)
     assert stats["sum_p2"].item() == pytest.approx(0.625)
+    assert stats["sum_p2c"].item() == pytest.approx(6 / 64 * log3)
 
 
 @pytest.mark.parametrize(("row_tile", "vocab_tile"), [(1, 1), (2, 5), (7, 19), (100, 100)])
@@ -193,6 +197,15 @@ def test_statistics_that_nobody_needs_are_not_made() -> None:
     stats = linear_token_stats(*problem())
     assert stats.varentropy is None
     assert stats.sum_p2 is None
+    assert stats.sum_p2c is None
+
+
+def test_the_tilted_square_sum_comes_with_the_square_sum_alone() -> None:
+    stats = linear_token_stats(*problem(), needs=frozenset({"sum_p2c"}))
+    expected = naive(*problem())
+    assert stats.varentropy is None
+    torch.testing.assert_close(stats.sum_p2c, expected["sum_p2c"])
+    torch.testing.assert_close(stats.sum_p2, expected["sum_p2"])
 
 
 @pytest.mark.parametrize("softcap", [None, 1.5])
@@ -277,7 +290,8 @@ def test_a_frozen_weight_gets_no_gradient_made() -> None:
 
 def test_an_unknown_statistic_is_refused() -> None:
     with pytest.raises(
-        ValueError, match="needs must be among entropy, logprobs, sum_p2, varentropy, got top_k"
+        ValueError,
+        match="needs must be among entropy, logprobs, sum_p2, sum_p2c, varentropy, got top_k",
     ):
         linear_token_stats(*problem(), needs=frozenset({"top_k"}))
 

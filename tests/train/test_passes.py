@@ -17,7 +17,7 @@ from tokensweep.models.policy import Policy
 from tokensweep.problems.ops import Ops
 from tokensweep.registry import build
 from tokensweep.train.batch import Plan, divide
-from tokensweep.train.passes import Scorer
+from tokensweep.train.passes import Scorer, statistics_in
 from tokensweep.train.update import Updater
 
 _TEMPERATURE = 0.7
@@ -257,6 +257,12 @@ def test_statistics_beyond_entropy_come_only_when_asked_for(policy: Policy, meth
     asked = scorer_of(policy).everywhere(batch, plan=plan, needs=frozenset({"varentropy"}))
     assert set(asked) == {"logprobs", "entropy", "varentropy"}
     assert set(scorer_of(policy).everywhere(batch, plan=plan)) == {"logprobs", "entropy"}
+
+
+def test_a_component_may_ask_for_any_statistic_of_the_old_policy() -> None:
+    needs = frozenset({"old_logprobs", "old_varentropy", "old_sum_p2c", "ref_logprobs", "entropy"})
+    assert statistics_in(needs, of="old") == {"logprobs", "varentropy", "sum_p2c"}
+    assert statistics_in(needs, of="new") == set()
 
 
 def test_bfloat16_moves_the_logprobs_by_no_more_than_its_rounding(policy: Policy, method: Method) -> None:

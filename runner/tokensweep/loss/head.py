@@ -1,9 +1,9 @@
 """The fused head: from hidden states to statistics of the next-token distribution, tile by tile.
 
 :func:`linear_token_stats` never holds the N x V logits. Each statistic has a gradient with respect to the
-logits ``z`` that is made of five numbers per row,
+logits ``z`` that is made of six numbers per row,
 
-    dz_j = a [j = target] + p_j (b0 + b1 c_j + b2 c_j^2 + b3 p_j),     c_j = log p_j + entropy,
+    dz_j = a [j = target] + p_j (b0 + b1 c_j + b2 c_j^2 + b3 p_j + b4 p_j c_j),     c_j = log p_j + entropy,
 
 so that the backward pass needs the upstream gradients of the statistics and nothing of the method's loss.
 ``c`` is the log-probability around its own mean, which keeps the digits when logits are large. A soft cap of
@@ -12,7 +12,7 @@ the logits is one more factor of ``dz``, its slope ``1 - tanh^2``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-STATISTICS = frozenset({"logprobs", "entropy", "varentropy", "sum_p2"})
+_ON_REQUEST = ("varentropy", "sum_p2", "sum_p2c")
+STATISTICS = frozenset({"logprobs", "entropy", *_ON_REQUEST})
 
 CPU_TILE = (512, 1024)  # 2 MB in float32: tile and exponential stay in the caches of one core
 GPU_TILE = (1024, 4096)  # large enough to fill the device with each operation
@@ -34,6 +35,7 @@ class TokenStats:
     entropy: Tensor  # [n] nats
     varentropy: Tensor | None  # [n] nats squared, variance of -log p; None unless asked for
     sum_p2: Tensor | None  # [n], sum of squared probabilities; None unless asked for
+    sum_p2c: Tensor | None  # [n] nats, sum of p^2 (log p + entropy); None unless asked for
 
 
 def linear_token_stats(
@@ -53,14 +55,14 @@ def linear_token_stats(
     ``hidden`` [n, H], ``weight`` [V, H] and ``bias`` [V] in any float type, ``targets`` [n] int64, ``scale``
     the model's logit scale over the temperature, for all rows or for each [n] (no gradient). ``cap(x)`` is
     ``softcap * tanh(x / softcap)``, or x without ``softcap``. ``needs`` names statistics out of
-    ``STATISTICS``; log-probability and entropy always come. ``row_tile`` and ``vocab_tile`` bound the piece
-    of the logits that exists at a time; without them they suit the device. Products are accumulated in
-    float32 or better.
+    ``STATISTICS``; log-probability and entropy always come, and ``sum_p2`` with ``sum_p2c``. ``row_tile`` and
+    ``vocab_tile`` bound the piece of the logits that exists at a time; without them they suit the device.
+    Products are accumulated in float32 or better.
     The backward pass computes the logits again, for rows with a gradient that is not 0 only; the gradient
     of a tied weight is returned to autograd like any other. Raises ValueError for shapes that don't fit,
     for a cap that is not positive and for unknown statistics.
     Source: the recompute form of fused linear cross-entropy (Wijmans et al., arXiv:2411.09009); entropy,
-    varentropy and sum of squares are our derivation, checked against autograd.
+    varentropy and the sums of squares are our derivation, checked against autograd.
     """
     if unknown := sorted(needs - STATISTICS):
         raise ValueError(f"needs must be among {', '.join(sorted(STATISTICS))}, got {', '.join(unknown)}")
@@ -78,10 +80,11 @@ def linear_token_stats(
     scales = torch.as_tensor(scale, dtype=dtype, device=hidden.device).expand(targets.shape)
     suited = CPU_TILE if hidden.device.type == "cpu" else GPU_TILE
     tiles = _Tiles(rows=row_tile or suited[0], vocab=vocab_tile or suited[1])
-    second, squares = "varentropy" in needs, "sum_p2" in needs
+    if "sum_p2c" in needs:
+        needs = needs | {"sum_p2"}  # part of its gradient
     apply: Any = _LinearTokenStats.apply  # untyped in torch
-    values = apply(hidden, weight, bias, targets, scales, softcap, tiles, second, squares)
-    return TokenStats(logprobs=values[0], entropy=values[1], varentropy=values[2], sum_p2=values[3])
+    logprobs, entropy, *rest = apply(hidden, weight, bias, targets, scales, softcap, tiles, needs)
+    return TokenStats(logprobs=logprobs, entropy=entropy, **dict(zip(_ON_REQUEST, rest, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -131,37 +134,32 @@ class _LinearTokenStats(torch.autograd.Function):
         scales: Tensor,
         softcap: float | None,
         tiles: _Tiles,
-        second: bool,
-        squares: bool,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        needs: frozenset[str],
+    ) -> tuple[Tensor | None, ...]:
         logprobs, entropy = scales.new_empty(targets.shape), scales.new_empty(targets.shape)
         high, log_sum = torch.empty_like(entropy), torch.empty_like(entropy)
-        varentropy = torch.empty_like(entropy) if second else None
-        sum_p2 = torch.empty_like(entropy) if squares else None
+        asked = {name: torch.empty_like(entropy) for name in _ON_REQUEST if name in needs}
         projection = _Projection(weight, bias, softcap)
         for rows in tiles.over_rows(targets.numel()):
-            fold = _Fold(scales[rows], second=second, squares=squares)
+            fold = _Fold(scales[rows], needs=needs)
             for vocab in tiles.over_vocab(weight.shape[0]):
                 logits = projection.raw(hidden[rows], vocab).mul_(projection.factor(scales[rows]))
                 fold.add(logits, targets[rows] - vocab.start)
             high[rows], log_sum[rows], entropy[rows] = fold.high, fold.log_sum(), fold.entropy()
             logprobs[rows] = (fold.target - high[rows]) - log_sum[rows]
-            if varentropy is not None:
-                varentropy[rows] = fold.varentropy()
-            if sum_p2 is not None:
-                sum_p2[rows] = fold.sum_p2()
+            for name, values in asked.items():
+                values[rows] = getattr(fold, name)()
         ctx.set_materialize_grads(False)
         ctx.softcap, ctx.tiles = softcap, tiles
-        ctx.save_for_backward(
-            hidden, weight, bias, targets, scales, high, log_sum, entropy, varentropy, sum_p2
-        )
-        return logprobs, entropy, varentropy, sum_p2
+        on_request = [asked.get(name) for name in _ON_REQUEST]
+        ctx.save_for_backward(hidden, weight, bias, targets, scales, high, log_sum, entropy, *on_request)
+        return logprobs, entropy, *on_request
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, scales, high, log_sum, entropy, varentropy, sum_p2 = ctx.saved_tensors
-        coefficients = _coefficients(upstream, like=entropy, varentropy=varentropy, sum_p2=sum_p2)
+        hidden, weight, bias, targets, scales, high, log_sum, entropy, *on_request = ctx.saved_tensors
+        coefficients = _coefficients(upstream, like=entropy, on_request=on_request)
         moving = (coefficients != 0).any(0)
         rows = slice(None) if bool(moving.all()) else moving.nonzero().squeeze(1)  # a slice copies nothing
         d_hidden, d_weight, d_bias = _backward_rows(
@@ -173,8 +171,7 @@ class _LinearTokenStats(torch.autograd.Function):
             log_sum=log_sum[rows],
             entropy=entropy[rows],
             coefficients=coefficients[:, rows] * scales[rows],  # dz is linear in them
-            second=varentropy is not None,
-            squares=sum_p2 is not None,
+            terms=tuple(values is not None for values in on_request),
             tiles=ctx.tiles,
             wants_weight=ctx.needs_input_grad[1],
             wants_bias=ctx.needs_input_grad[2],
@@ -183,19 +180,20 @@ class _LinearTokenStats(torch.autograd.Function):
         d_bias = None if d_bias is None else d_bias.to(bias.dtype)
         if isinstance(rows, Tensor):
             d_hidden = torch.zeros_like(hidden).index_copy_(0, rows, d_hidden)
-        return d_hidden, d_weight, d_bias, None, None, None, None, None, None
+        return d_hidden, d_weight, d_bias, None, None, None, None, None
 
 
 class _Fold:
     """Running sums over vocabulary tiles of one block of rows, all relative to the running maximum."""
 
-    def __init__(self, like: Tensor, *, second: bool, squares: bool) -> None:
+    def __init__(self, like: Tensor, *, needs: frozenset[str]) -> None:
         self.target = torch.zeros_like(like)  # logit of the target
         self.high = torch.full_like(like, -torch.inf)
         self._sum = torch.zeros_like(like)  # of e = exp(z - max)
         self._first = torch.zeros_like(like)  # of e (z - max)
-        self._second = torch.zeros_like(like) if second else None  # of e (z - max)^2
-        self._squares = torch.zeros_like(like) if squares else None  # of e^2
+        self._second = torch.zeros_like(like) if "varentropy" in needs else None  # of e (z - max)^2
+        self._squares = torch.zeros_like(like) if "sum_p2" in needs else None  # of e^2
+        self._tilted = torch.zeros_like(like) if "sum_p2c" in needs else None  # of e^2 (z - max)
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
         """Fold in a tile of logits [rows, tile], which is overwritten; ``targets`` count from its start."""
@@ -210,6 +208,8 @@ class _Fold:
         if self._squares is not None:
             self._squares += torch.linalg.vecdot(e, e)
         self._first += torch.linalg.vecdot(e, logits)
+        if self._tilted is not None:
+            self._tilted += torch.linalg.vecdot(e.square(), logits)
         if self._second is not None:
             self._second += torch.linalg.vecdot(e.mul_(logits), logits)
 
@@ -221,6 +221,8 @@ class _Fold:
             self._second = factor * (self._second + shift * (2 * self._first + shift * self._sum))
         self._first = factor * (self._first + shift * self._sum)
         self._sum = factor * self._sum
+        if self._tilted is not None and self._squares is not None:
+            self._tilted = factor**2 * (self._tilted + shift * self._squares)
         if self._squares is not None:
             self._squares = factor**2 * self._squares
         self.high = high
@@ -239,19 +241,28 @@ class _Fold:
         assert self._squares is not None
         return self._squares / self._sum**2
 
+    def sum_p2c(self) -> Tensor:
+        assert self._squares is not None
+        assert self._tilted is not None  # c = z - max - E[z - max]
+        return (self._tilted - self._first / self._sum * self._squares) / self._sum**2
+
 
 def _coefficients(
-    upstream: tuple[Tensor | None, ...], *, like: Tensor, varentropy: Tensor | None, sum_p2: Tensor | None
+    upstream: tuple[Tensor | None, ...], *, like: Tensor, on_request: Sequence[Tensor | None]
 ) -> Tensor:
-    """The rows a, b0, b1, b2, b3 of the module's formula, [5, n]."""
+    """The rows a, b0, b1, b2, b3, b4 of the module's formula, [6, n]."""
     zero = torch.zeros_like(like)
-    g_logprob, g_entropy, g_varentropy, g_sum_p2 = (zero if g is None else g for g in upstream)
-    b0 = -g_logprob
+    g_logprob, g_entropy, g_varentropy, g_sum_p2, g_sum_p2c = (zero if g is None else g for g in upstream)
+    varentropy, sum_p2, sum_p2c = on_request
+    b0, b1 = -g_logprob, 2 * g_varentropy - g_entropy
     if varentropy is not None:
         b0 = b0 - g_varentropy * varentropy
     if sum_p2 is not None:
         b0 = b0 - 2 * g_sum_p2 * sum_p2
-    return torch.stack([g_logprob, b0, 2 * g_varentropy - g_entropy, g_varentropy, 2 * g_sum_p2])
+    if sum_p2c is not None:
+        b0 = b0 - g_sum_p2c * (2 * sum_p2c + sum_p2)
+        b1 = b1 - g_sum_p2c * sum_p2
+    return torch.stack([g_logprob, b0, b1, g_varentropy, 2 * g_sum_p2 + g_sum_p2c, 2 * g_sum_p2c])
 
 
 def _backward_rows(
@@ -264,8 +275,7 @@ def _backward_rows(
     log_sum: Tensor,
     entropy: Tensor,
     coefficients: Tensor,
-    second: bool,
-    squares: bool,
+    terms: tuple[bool, ...],
     tiles: _Tiles,
     wants_weight: bool,
     wants_bias: bool,
@@ -287,8 +297,7 @@ def _backward_rows(
                 log_sum=log_sum[rows],
                 entropy=entropy[rows],
                 coefficients=coefficients[:, rows],
-                second=second,
-                squares=squares,
+                terms=terms,
             )
             if projection.softcap is not None:
                 dz.mul_(raw.square_().neg_().add_(1))  # the slope of the cap
@@ -317,15 +326,21 @@ def _to_gradient(
     log_sum: Tensor,
     entropy: Tensor,
     coefficients: Tensor,
-    second: bool,
-    squares: bool,
+    terms: tuple[bool, ...],
 ) -> None:
-    """Overwrite a tile of logits [rows, tile] with the gradient of the loss with respect to it."""
-    a, b0, b1, b2, b3 = (c.unsqueeze(1) for c in coefficients)
+    """Overwrite a tile of logits [rows, tile] with the gradient of the loss with respect to it.
+
+    ``terms`` says which of the statistics on request were made: the others' coefficients are 0.
+    """
+    second, squares, tilted = terms
+    a, b0, b1, b2, b3, b4 = (c.unsqueeze(1) for c in coefficients)
     z.sub_(high.unsqueeze(1)).sub_(log_sum.unsqueeze(1))  # one by one: their sum has fewer digits
     p = z.exp()
     z.add_(entropy.unsqueeze(1))  # now the c of the module's formula
-    z.mul_(b1 + b2 * z if second else b1).add_(b0)
+    slope = b1 + b2 * z if second else b1
+    if tilted:
+        slope = slope + b4 * p
+    z.mul_(slope).add_(b0)
     if squares:
         z.add_(b3 * p)
     z.mul_(p)

@@ -16,10 +16,10 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from tokensweep.loss.head import STATISTICS
+
 _FILLED_BY = {
-    "old_logprobs": "the trainer's pass with the policy that sampled",
-    "old_entropy": "the trainer's pass with the policy that sampled",
-    "old_varentropy": "the trainer's pass with the policy that sampled",
+    **{f"old_{name}": "the trainer's pass with the policy that sampled" for name in STATISTICS},
     "sampler_logprobs": "the rollout engine",
     "ref_logprobs": "a pass with the frozen reference model",
     "uniform": "the trainer, which draws one number per token",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokensweep.loss.head import TokenStats, linear_token_stats
+from tokensweep.loss.head import STATISTICS, TokenStats, linear_token_stats
 from tokensweep.loss.tables import Batch
 from tokensweep.models.policy import Policy
 from tokensweep.train.batch import Plan
@@ -91,7 +91,7 @@ class Scorer:
         The pack that ``ahead`` has is not run again; it must have been scored with the same ``needs``. Tokens
         that are not in the plan get 0, so the results of parts of a plan add up.
         """
-        names = ("logprobs", "entropy", *sorted(needs))
+        names = sorted({"logprobs", "entropy"} | needs)
         dtype = torch.promote_types(self.dtype, torch.float32)
         filled = {
             name: torch.zeros(batch.num_tokens, dtype=dtype, device=batch.trained.device) for name in names
@@ -106,6 +106,11 @@ class Scorer:
             for name in names:
                 filled[name][rows] = getattr(stats, name)
         return filled
+
+
+def statistics_in(needs: frozenset[str], *, of: str) -> frozenset[str]:
+    """Statistics of the head that the columns ``<of>_<statistic>`` in ``needs`` are made of."""
+    return frozenset(name for name in STATISTICS if f"{of}_{name}" in needs)
 
 
 def rows_of(batch: Batch, rollouts: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tokensweep.loss.head import STATISTICS
 from tokensweep.loss.method import Method, build_method
 from tokensweep.models.policy import Policy
 from tokensweep.models.prompts import Encode, Prompt, fitting, prompt_of
@@ -25,9 +26,7 @@ from tokensweep.train.ranks import Ranks
 _FILLED = frozenset(
     {
         "entropy",
-        "old_logprobs",
-        "old_entropy",
-        "old_varentropy",
+        *(f"old_{name}" for name in STATISTICS),
         "sampler_logprobs",
         "ref_logprobs",
         "uniform",

@@ -33,7 +33,7 @@ from tokensweep.train.checkpoint import (
     save_checkpoint,
 )
 from tokensweep.train.collect import Collected
-from tokensweep.train.passes import Ahead, Scorer, autocast
+from tokensweep.train.passes import Ahead, Scorer, autocast, statistics_in
 from tokensweep.train.ranks import ALONE, Ranks, check_same_weights
 from tokensweep.train.setup import (
     Parts,
@@ -233,7 +233,7 @@ class _Training:
         batch, plan = divide(batch, method=method, micro_tokens=config["batch"]["micro_tokens"], seed=seed)
         batch = batch.to(device)
         plan = tuple(tuple(micro.to(device) for micro in mini_batch) for mini_batch in plan)
-        extra = frozenset({"varentropy"} if "old_varentropy" in method.needs() else ())
+        extra = statistics_in(method.needs(), of="old")
         own = own_part(plan, self.ranks)
         if step == 1 and (fewest := min(len(micros) for micros in plan)) < self.ranks.size:
             self._note(
