@@ -118,6 +118,13 @@ def test_a_coefficient_is_remembered_and_acts_one_step_later(tmp_path: Path, sma
     assert penalties[1] == pytest.approx(-0.1 * column(tmp_path / "run", "entropy/mean")[1], rel=0.01)
 
 
+def test_a_weight_may_need_a_sum_over_the_vocabulary(tmp_path: Path, small_config: Make) -> None:
+    flow = {"_component_": "method/token_weights/entropy_flow", "proxy": "exact"}
+    train(small_config(method__token_weights={"flow": flow}), tmp_path / "run")
+    assert column(tmp_path / "run", "loss/ratio") == [1.0, 1.0]  # one update: what it predicts is the step
+    assert min(column(tmp_path / "run", "grad_norm")) > 0
+
+
 def test_the_reference_is_the_policy_that_the_run_started_from(tmp_path: Path, small_config: Make) -> None:
     # One update per batch: in the first step the policy is its own reference.
     penalty = {"_component_": "method/regularizers/kl", "coef": 1.0, "unit": "token"}

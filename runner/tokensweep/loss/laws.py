@@ -51,6 +51,7 @@ def example_batch(*, seed: int = 0) -> Batch:
     columns = {name: torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64) for name in names}
     for name in ("old_logprobs", "sampler_logprobs", "ref_logprobs"):
         columns[name] = -2 * torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64)
+    columns["old_sum_p2c"] = torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64)
     micro = torch.tensor(_MICRO)
     grades = batch.accuracy.double()
     cut = replace(batch, accuracy=grades, rewards=grades, minibatch_of=micro // 2, microbatch_of=micro)
