@@ -42,6 +42,7 @@ class MethodConf:
     surrogate: Any = MISSING
     aggregate: Any = MISSING
     regularizers: dict[str, Any] = field(default_factory=dict)
+    probes: dict[str, Any] = field(default_factory=dict)
     schedules: dict[str, Any] = field(default_factory=dict)  # see loss.schedule.Schedule
 
 

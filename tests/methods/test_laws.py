@@ -66,6 +66,7 @@ VARIANTS = (
     "method=[grpo_kl,icepop] method.token_weights.icepop.high=1.5",
     "method=[dapo,tis,geo_mask] method.token_weights.geo_mask.low=0.8 method.token_weights.geo_mask.high=1.3",
     "method=[dapo,entropy_adv] method.advantage_shapers.entropy.policy=old",
+    "method=dapo +method/probes@method.probes.flips=token_flips",
     "method=opefo method.token_weights.flow.proxy=exact",
     "method=opefo method.token_weights.flow.sides=up",
     "method=[opefo,forking_tokens] method/aggregate=selected_mean method.updates_per_batch=1",

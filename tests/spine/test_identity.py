@@ -10,6 +10,7 @@ import pytest
 from tokensweep.compose import freeze_run, register_components
 from tokensweep.entries import merge_entries
 from tokensweep.identity import digest, identity_of, run_id, verify
+from tokensweep.loss.method import build_method
 from tokensweep.plan import plan_evals
 from tokensweep.registry import KIND, build, component, defaults_of
 
@@ -53,6 +54,14 @@ def test_a_value_spelled_out_at_its_default_changes_nothing() -> None:
         "method=forking_tokens"
     )
     assert _identity("method.updates_per_batch=4") == _identity()  # scale tiny says 4 already
+
+
+def test_a_config_from_before_there_were_probes_is_the_run_that_it_was() -> None:
+    config = freeze_run([])
+    old = {**config, "method": {key: value for key, value in config["method"].items() if key != "probes"}}
+    assert digest(identity_of(old)) == _identity()
+    assert build_method(old["method"]).probes == {}
+    assert _identity("+method/probes@method.probes.flips=token_flips") != _identity()  # it has more to tell
 
 
 def test_the_label_of_a_method_is_no_part_of_a_run() -> None:

@@ -65,7 +65,8 @@ class Part(Protocol):
     def needs(self) -> frozenset[str]:
         """Columns that must be there before :func:`tokensweep.loss.objective.prepare`.
 
-        ``entropy`` asks for the current policy's entropy in the update instead.
+        ``entropy`` asks for the current policy's entropy in the update instead, ``new_<statistic>`` (probes
+        only) for one more pass after it.
         """
         return frozenset()
 
@@ -236,6 +237,18 @@ class Regularizer(Part, Protocol):
     def __call__(self, view: View) -> Tensor: ...
 
 
+class Probe(Part, Protocol):
+    """(Batch) -> numbers by name, once the batch has been trained on; it changes no weight.
+
+    The batch has the columns ``advantages`` and ``weights`` as the old policy left them, and what it needs of
+    the policy after all updates of the batch, such as ``new_logprobs``. Numbers that are not there are left
+    out. Shown as ``probe/<key>/<name>``.
+    """
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Mapping[str, float]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """Components by slot. Raises ValueError where they don't go together."""
@@ -253,6 +266,7 @@ class Method:
     advantage_shapers: Mapping[str, AdvantageShaper] = field(default_factory=dict)
     token_weights: Mapping[str, TokenWeight] = field(default_factory=dict)
     regularizers: Mapping[str, Regularizer] = field(default_factory=dict)
+    probes: Mapping[str, Probe] = field(default_factory=dict)
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -274,8 +288,14 @@ class Method:
                 yield f"{slot}.{name}", part
 
     def needs(self) -> frozenset[str]:
-        """Union of what the components need, ``old_logprobs`` always among it."""
-        return frozenset({"old_logprobs"}).union(*(part.needs for _, part in self.parts()))
+        """Union of what the components need for the update, ``old_logprobs`` always among it."""
+        needs = frozenset({"old_logprobs"}).union(*(part.needs for _, part in self.parts()))
+        return needs - self.needs_after()
+
+    def needs_after(self) -> frozenset[str]:
+        """What the probes need of the policy after the update, as ``new_<statistic>``."""
+        needs = frozenset[str]().union(*(probe.needs for probe in self.probes.values()))
+        return frozenset(name for name in needs if name.startswith("new_"))
 
     def shapers_of(self, policy: Policy) -> list[AdvantageShaper]:
         """The advantage shapers that look at this policy, in order."""
@@ -293,7 +313,7 @@ class Method:
 
 
 SINGLE_SLOTS = ("allocation", "advantage", "minibatch", "ratio", "surrogate", "aggregate")
-MAP_SLOTS = ("reward_terms", "token_rewards", "advantage_shapers", "token_weights", "regularizers")
+MAP_SLOTS = ("reward_terms", "token_rewards", "advantage_shapers", "token_weights", "regularizers", "probes")
 _LABELS = ("paper", "evidence", "applies_to")  # for people; the method does not read them
 
 

@@ -20,6 +20,7 @@ from tokensweep.loss.head import STATISTICS
 
 _FILLED_BY = {
     **{f"old_{name}": "the trainer's pass with the policy that sampled" for name in STATISTICS},
+    **{f"new_{name}": "the trainer's pass after the update, for probes," for name in STATISTICS},
     "sampler_logprobs": "the rollout engine",
     "ref_logprobs": "a pass with the frozen reference model",
     "uniform": "the trainer, which draws one number per token",

@@ -46,6 +46,8 @@ def pace_of(work: Work, device: Device, *, mean_tokens: float) -> Pace | None:
         "old_pass": 2.0 if "ref_logprobs" in work.method.needs() else 1.0,
         "update": 4.0 if work.recomputes else 3.0,
     }
+    if work.method.needs_after():
+        passes["probe"] = 1.0
     seconds = {
         name: (number * forward / MFU[0], number * forward / MFU[1]) for name, number in passes.items()
     }

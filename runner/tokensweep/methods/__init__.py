@@ -26,6 +26,7 @@ from tokensweep.methods import (
     sapo,
     stapo,
     steer,
+    token_flips,
     vespo,
 )
 
@@ -55,5 +56,6 @@ __all__ = [
     "sapo",
     "stapo",
     "steer",
+    "token_flips",
     "vespo",
 ]

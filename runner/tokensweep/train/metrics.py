@@ -58,6 +58,7 @@ _PER_S = "of all ranks, per wall second of the slowest; not part of a run's resu
 FAMILIES: Mapping[str, str] = {
     "loss/regularizer/": "penalty of a mini-batch as it enters the loss; mean over mini-batches",
     "method/": "what a part of the method tells of itself, under its key; see tokensweep methods NAME",
+    "probe/": "what a probe of the method tells of the batch, under its key; see tokensweep methods NAME",
     "memory/": "what a component remembers after this step, such as an adaptive coefficient",
     "schedule/": "value of a scheduled hyper-parameter in this step",
     "time/": "wall seconds of rank 0; not part of a run's results",
@@ -181,7 +182,7 @@ class Sums:
 
 
 def phase_of(error: BaseException) -> str | None:
-    """The phase of a step (rollout, old_pass, update, sync) in which an error was raised; None: in none."""
+    """The phase of a step in which an error was raised, as the stopwatch names it; None: in none."""
     notes = [note for note in getattr(error, "__notes__", []) if note.startswith(_IN_PHASE)]
     return notes[-1].removeprefix(_IN_PHASE) if notes else None  # the outermost, as it was left last
 

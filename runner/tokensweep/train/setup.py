@@ -32,6 +32,7 @@ _FILLED = frozenset(
         "uniform",
     }
 )
+_FILLED_AFTER = frozenset(f"new_{name}" for name in STATISTICS)
 
 
 class DataError(ValueError):
@@ -59,7 +60,7 @@ def assemble(config: Mapping[str, Any], *, cache: Path) -> Parts:
     Raises DataError for problems that cannot be used, ValueError for a config that cannot train.
     """
     method = build_method(config["method"])
-    if unfilled := sorted(method.needs() - _FILLED):
+    if unfilled := sorted((method.needs() - _FILLED) | (method.needs_after() - _FILLED_AFTER)):
         raise ValueError(
             f"method {method.name} needs {', '.join(unfilled)}, which nothing fills: "
             f"its components may need {sorted(_FILLED)}"

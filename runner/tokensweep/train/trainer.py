@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tokensweep.identity import digest, identity_of
 from tokensweep.ledger import Attempt, Kind
@@ -194,6 +195,10 @@ class _Training:
             self._store_if_due(collected, prepared=prepared, step=step)
         with watch.phase("update"):
             updated = self.updater.update(method, prepared, own, ahead=ahead)
+        probed = {}
+        if method.probes:
+            with watch.phase("probe"):
+                probed = self._probed(method, prepared, own)
         sampling = self.collector.sampling
         comparable = sampling.top_p == 1 and sampling.top_k == 0
         values = {
@@ -203,9 +208,27 @@ class _Training:
             **(measure.mismatch_metrics(prepared.batch) if comparable else {}),
             **{f"method/{name}": value for name, value in prepared.measured.items()},
             **updated,
+            **probed,
             **_remembered(memories),
         }
         return values, memories
+
+    def _probed(self, method: Method, prepared: Prepared, own: Plan) -> dict[str, float]:
+        """What the probes tell of the batch, with one more pass where they look at the policy after it."""
+        columns: dict[str, Tensor] = {}
+        if needs := statistics_in(method.needs_after(), of="new"):
+            with self.ranks.agreed():
+                new = self.scorer.everywhere(prepared.batch, plan=own, needs=needs)
+            columns = {f"new_{name}": values for name, values in new.items()}
+            self.ranks.add(list(columns.values()))
+        batch = prepared.batch.with_columns(
+            advantages=prepared.advantages, weights=prepared.weights, **columns
+        )
+        return {
+            f"probe/{key}/{name}": value
+            for key, probe in method.probes.items()
+            for name, value in probe(batch).items()
+        }
 
     def _store_if_due(self, collected: Collected, *, prepared: Prepared, step: int) -> None:
         settings = self.config["store_rollouts"]
