@@ -91,6 +91,12 @@ class Freezer:
                 f"{type(method.advantage).__name__}, which compares the rollouts of a prompt, got "
                 f"{frozen['batch']['group_size']}: raise it, or choose method/advantage=reinforce_pp"
             )
+        if method.minibatch.keeps_groups and method.updates_per_batch > frozen["batch"]["prompts"]:
+            raise ValueError(
+                f"method.updates_per_batch must be at most batch.prompts={frozen['batch']['prompts']} where "
+                f"mini-batches keep groups whole ({type(method.minibatch).__name__}), got "
+                f"{method.updates_per_batch}: lower it, or choose method/minibatch=shuffled"
+            )
         _check_support(method, frozen["sampling"])
         _check_overridden_keys(parsed, schedules=frozen["method"]["schedules"], inert=inert_keys(method))
         return frozen

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
@@ -65,8 +65,8 @@ class Part(Protocol):
     def needs(self) -> frozenset[str]:
         """Columns that must be there before :func:`tokensweep.loss.objective.prepare`.
 
-        ``entropy`` asks for the current policy's entropy in the update instead, ``new_<statistic>`` (probes
-        only) for one more pass after it.
+        ``entropy`` asks for the current policy's in the update instead, ``new_<statistic>`` of a probe for a
+        pass after it.
         """
         return frozenset()
 
@@ -200,6 +200,13 @@ class TokenWeight(Observer, Protocol):
 class Minibatch(Part, Protocol):
     """(Batch) -> mini-batch of each rollout [R] int64; random numbers come from ``seed`` only."""
 
+    keeps_groups: ClassVar[bool] = False  # in one mini-batch each, so that there are no more than prompts
+
+    @property
+    def reads_advantages(self) -> bool:
+        """Whether it reads a column ``advantages``, made before any policy has scored the tokens."""
+        return False
+
     @abstractmethod
     def __call__(self, batch: Batch, *, num_minibatches: int, seed: int) -> Tensor: ...
 
@@ -238,11 +245,9 @@ class Regularizer(Part, Protocol):
 
 
 class Probe(Part, Protocol):
-    """(Batch) -> numbers by name, once the batch has been trained on; it changes no weight.
+    """(Batch) -> numbers by name, of a batch that has been trained on: the metrics ``probe/<key>/<name>``.
 
-    The batch has the columns ``advantages`` and ``weights`` as the old policy left them, and what it needs of
-    the policy after all updates of the batch, such as ``new_logprobs``. Numbers that are not there are left
-    out. Shown as ``probe/<key>/<name>``.
+    The batch has the columns ``advantages`` and ``weights``, of the parts that read the old policy.
     """
 
     @abstractmethod

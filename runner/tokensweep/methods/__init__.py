@@ -2,6 +2,7 @@
 
 from tokensweep.methods import (
     archer,
+    cancellation,
     cispo,
     covariance,
     dapo,
@@ -32,6 +33,7 @@ from tokensweep.methods import (
 
 __all__ = [
     "archer",
+    "cancellation",
     "cispo",
     "covariance",
     "dapo",

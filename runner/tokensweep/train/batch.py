@@ -78,9 +78,13 @@ def divide(batch: Batch, *, method: Method, micro_tokens: int, seed: int) -> tup
 
     A micro-batch holds at most ``micro_tokens`` prompt and completion tokens, but always a whole rollout.
     """
-    num_minibatches = min(method.updates_per_batch, batch.num_rollouts)
+    most = batch.num_prompts if method.minibatch.keeps_groups else batch.num_rollouts
+    num_minibatches = min(method.updates_per_batch, most)
+    seen = batch
+    if method.minibatch.reads_advantages:
+        seen = batch.with_columns(advantages=method.advantage(batch))
     minibatch_of = method.minibatch(
-        batch, num_minibatches=num_minibatches, seed=derive_seed(seed, "mini-batches")
+        seen, num_minibatches=num_minibatches, seed=derive_seed(seed, "mini-batches")
     )
     sizes = torch.bincount(batch.sequence_of, minlength=batch.num_rollouts).tolist()
     microbatch_of = torch.zeros_like(minibatch_of)
