@@ -47,7 +47,7 @@ _METHODS = (
     "gspo",
     "grpo_kl",
 )
-_NAMES = (*_METHODS, "idle", "lora")
+_NAMES = (*_METHODS, "idle", "lora", "probed")
 _NEAR = 1e-5  # weights move by up to 0.08; two orders of adding the same gradients differ by less than 1e-6
 _VARIABLES = {
     "RANK": "1",
@@ -74,6 +74,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_config: Make) -> Pat
         configs[name] = small_config(steps=4, method=method, store_rollouts={"every": 2, "share": 1.0})
     configs["idle"] = small_config(steps=4, batch__micro_tokens=4096)  # one micro-batch, for two ranks
     configs["lora"] = {**small_config(steps=4), "trainable": {"_component_": "trainable/lora", "rank": 4}}
+    configs["probed"] = small_config(
+        steps=4,
+        method__updates_per_batch=2,
+        method__minibatch={"_component_": "method/minibatch/query_preserved", "balance": "assign"},
+        method__probes={"flips": {"_component_": "method/probes/token_flips"}},
+    )
     (folder / "configs.json").write_text(json.dumps(configs))
     done = subprocess.run(
         [sys.executable, str(_SCRIPT), str(folder / "configs.json"), str(folder)],
