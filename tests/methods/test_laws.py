@@ -70,6 +70,7 @@ VARIANTS = (
     "method=cancellation +method/advantage_shapers@method.advantage_shapers.signs=balanced_signs",
     "method=cancellation +method/advantage_shapers@method.advantage_shapers.sign=one_sign",
     "method=cancellation +method/probes@method.probes.signs=minibatch_signs",
+    "method=cancellation +method/probes@method.probes.coupling=head_coupling",
     "method=cancellation +method/token_weights@method.token_weights.thin=balanced_rollouts",
     "method=opefo method.token_weights.flow.proxy=exact",
     "method=opefo method.token_weights.flow.sides=up",

@@ -259,6 +259,18 @@ def test_statistics_beyond_entropy_come_only_when_asked_for(policy: Policy, meth
     assert set(scorer_of(policy).everywhere(batch, plan=plan)) == {"logprobs", "entropy"}
 
 
+def test_states_of_a_few_tokens_are_those_of_the_pass(policy: Policy, method: Method) -> None:
+    batch, plan = divide(random_batch(), method=method, micro_tokens=40, seed=0)
+    rows = torch.arange(3, batch.num_tokens, 5)
+    states = scorer_of(policy).states(batch, rows=rows)
+    target = batch.token_ids[batch.trained[rows]]
+    logprobs = torch.log_softmax(policy.head.logits(states.hidden) / _TEMPERATURE, 1)
+    expected = scorer_of(policy).everywhere(batch, plan=plan)["logprobs"][rows]
+    torch.testing.assert_close(logprobs.gather(1, target[:, None])[:, 0], expected)
+    one_hot = torch.nn.functional.one_hot(target, logprobs.shape[1])
+    torch.testing.assert_close(states.pull, (one_hot - logprobs.exp()) / _TEMPERATURE)
+
+
 def test_a_component_may_ask_for_any_statistic_of_the_old_policy() -> None:
     needs = frozenset({"old_logprobs", "old_varentropy", "old_sum_p2c", "ref_logprobs", "entropy"})
     assert statistics_in(needs, of="old") == {"logprobs", "varentropy", "sum_p2c"}

@@ -78,7 +78,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_config: Make) -> Pat
         steps=4,
         method__updates_per_batch=2,
         method__minibatch={"_component_": "method/minibatch/query_preserved", "balance": "assign"},
-        method__probes={"flips": {"_component_": "method/probes/token_flips"}},
+        method__probes={
+            name: {"_component_": f"method/probes/{name}"} for name in ("token_flips", "head_coupling")
+        },
     )
     (folder / "configs.json").write_text(json.dumps(configs))
     done = subprocess.run(

@@ -128,15 +128,16 @@ def test_a_weight_may_need_a_sum_over_the_vocabulary(tmp_path: Path, small_confi
 def test_a_probe_sees_the_policy_after_the_update_and_changes_nothing(
     tmp_path: Path, small_config: Make
 ) -> None:
-    probe = {"flips": {"_component_": "method/probes/token_flips"}}
+    probe = {name: {"_component_": f"method/probes/{name}"} for name in ("token_flips", "head_coupling")}
     plain = train(small_config(), tmp_path / "plain")
     probed = train(small_config(method__probes=probe), tmp_path / "probed")
     assert _weights(probed) == _weights(plain)
     rows = [row["metrics"] for row in read_metrics(tmp_path / "probed")]
     for row in rows:  # a step along the gradient raises the right answers and lowers the wrong ones
-        flipped = row["probe/flips/flipped_fraction"]
-        assert 0 < row["probe/flips/positive/boosted_fraction"] <= 1
+        flipped = row["probe/token_flips/flipped_fraction"]
+        assert 0 < row["probe/token_flips/positive/boosted_fraction"] <= 1
         assert flipped < 0.5
+        assert 0 < row["probe/head_coupling/coupled_fraction"] < 1
         assert row["time/probe_s"] > 0
     assert not any(
         name.startswith(("probe/", "time/probe")) for name in read_metrics(tmp_path / "plain")[0]["metrics"]

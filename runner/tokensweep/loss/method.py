@@ -20,6 +20,7 @@ from tokensweep.loss.tables import Batch, Scope, View
 from tokensweep.registry import build
 
 if TYPE_CHECKING:
+    from tokensweep.loss.probe import Probe
     from tokensweep.train.collect import Trial
 
 
@@ -242,16 +243,6 @@ class Regularizer(Part, Protocol):
 
     @abstractmethod
     def __call__(self, view: View) -> Tensor: ...
-
-
-class Probe(Part, Protocol):
-    """(Batch) -> numbers by name, of a batch that has been trained on: the metrics ``probe/<key>/<name>``.
-
-    The batch has the columns ``advantages`` and ``weights``, of the parts that read the old policy.
-    """
-
-    @abstractmethod
-    def __call__(self, batch: Batch) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

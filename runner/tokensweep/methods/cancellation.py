@@ -14,7 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import AdvantageShaper, Method, Minibatch, Probe, TokenWeight
+from tokensweep.loss.method import AdvantageShaper, Method, Minibatch, TokenWeight
+from tokensweep.loss.probe import Probe
 from tokensweep.loss.tables import Batch, Scope, View, sum_by
 from tokensweep.methods.forking_tokens import top_of_segments
 from tokensweep.registry import component

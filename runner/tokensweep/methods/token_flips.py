@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Probe
+from tokensweep.loss.probe import Probe
 from tokensweep.loss.tables import Batch
 from tokensweep.registry import component
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.head import STATISTICS, TokenStats, linear_token_stats
+from tokensweep.loss.probe import States
 from tokensweep.loss.tables import Batch
 from tokensweep.models.policy import Policy
 from tokensweep.train.batch import Plan
@@ -47,14 +48,8 @@ class Scorer:
     temperature: float
     dtype: torch.dtype = torch.float32
 
-    def stats(
-        self, batch: Batch, *, rollouts: Tensor, rows: Tensor, needs: frozenset[str] = frozenset()
-    ) -> TokenStats:
-        """Statistics [n] of the trained rows ``rows`` [n], all of ``rollouts`` [r]; both ascend.
-
-        One packed forward over the whole sequences of ``rollouts``; only the n rows enter the head.
-        Gradients flow where they are enabled.
-        """
+    def _hidden(self, batch: Batch, *, rollouts: Tensor, rows: Tensor) -> Tensor:
+        """States [n, H] that predict the tokens ``rows`` [n], from one packed forward over ``rollouts``."""
         sizes = torch.bincount(batch.sequence_of, minlength=batch.num_rollouts)
         starts = sizes.cumsum(0) - sizes
         bounds = torch.cat([sizes.new_zeros(1), sizes[rollouts].cumsum(0)])
@@ -65,16 +60,40 @@ class Scorer:
             hidden = self.policy.hidden(batch.token_ids[packed], bounds)
         target = batch.trained[rows]
         before = target - shift[batch.sequence_of[target]] - 1  # a state predicts the token after it
+        return hidden[before]
+
+    def stats(
+        self, batch: Batch, *, rollouts: Tensor, rows: Tensor, needs: frozenset[str] = frozenset()
+    ) -> TokenStats:
+        """Statistics [n] of the trained rows ``rows`` [n], all of ``rollouts`` [r]; both ascend.
+
+        One packed forward over the whole sequences of ``rollouts``; only the n rows enter the head.
+        Gradients flow where they are enabled.
+        """
+        hidden = self._hidden(batch, rollouts=rollouts, rows=rows)
         head = self.policy.head
         return linear_token_stats(
-            hidden[before].to(self.dtype),
+            hidden.to(self.dtype),
             head.weight.to(self.dtype),
-            batch.token_ids[target],
+            batch.token_ids[batch.trained[rows]],
             bias=head.bias,
             softcap=head.softcap,
             scale=head.scale / self.temperature,
             needs=needs,
         )
+
+    @torch.no_grad()
+    def states(self, batch: Batch, *, rows: Tensor) -> States:
+        """What the head makes of the trained rows ``rows`` [m], ascending: m x V numbers, so for a few."""
+        hidden = self._hidden(batch, rollouts=batch.rollout_of[rows].unique(), rows=rows)
+        target = batch.token_ids[batch.trained[rows]]
+        head = self.policy.head
+        products = torch.nn.functional.linear(hidden.float(), head.weight.float()).requires_grad_()
+        with torch.enable_grad():
+            logits = head.finish(products if head.bias is None else products + head.bias) / self.temperature
+            logprobs = torch.log_softmax(logits, 1).gather(1, target.unsqueeze(1))
+            (pull,) = torch.autograd.grad(logprobs.sum(), products)
+        return States(rows=rows, hidden=hidden.float(), pull=pull)
 
     def ahead(self, batch: Batch, *, plan: Plan, needs: frozenset[str] = frozenset()) -> Ahead:
         """The forward of the plan's first pack, with gradient: the update's first, before it is known."""

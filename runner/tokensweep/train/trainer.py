@@ -19,6 +19,7 @@ from tokensweep.identity import digest, identity_of
 from tokensweep.ledger import Attempt, Kind
 from tokensweep.loss.method import Memory, Method, adapt, at_step
 from tokensweep.loss.objective import Prepared, prepare, score
+from tokensweep.loss.probe import StateProbe, States
 from tokensweep.loss.tables import Batch
 from tokensweep.seeds import derive_seed
 from tokensweep.train import metrics as measure
@@ -193,12 +194,13 @@ class _Training:
             prepared = prepare(method, batch)
         with self.ranks.agreed():
             self._store_if_due(collected, prepared=prepared, step=step)
+        states = self._states(method, prepared, watch=watch)
         with watch.phase("update"):
             updated = self.updater.update(method, prepared, own, ahead=ahead)
         probed = {}
         if method.probes:
             with watch.phase("probe"):
-                probed = self._probed(method, prepared, own)
+                probed = self._probed(method, prepared, own, states=states)
         sampling = self.collector.sampling
         comparable = sampling.top_p == 1 and sampling.top_k == 0
         values = {
@@ -213,7 +215,21 @@ class _Training:
         }
         return values, memories
 
-    def _probed(self, method: Method, prepared: Prepared, own: Plan) -> dict[str, float]:
+    def _states(self, method: Method, prepared: Prepared, *, watch: measure.Stopwatch) -> dict[str, States]:
+        """What the probes read before the update, by key; the same on every rank."""
+        rows = {
+            key: probe.rows(prepared.batch)
+            for key, probe in method.probes.items()
+            if isinstance(probe, StateProbe)
+        }
+        if not rows:
+            return {}
+        with watch.phase("probe"), self.ranks.agreed():
+            return {key: self.scorer.states(prepared.batch, rows=r) for key, r in rows.items() if r.numel()}
+
+    def _probed(
+        self, method: Method, prepared: Prepared, own: Plan, *, states: Mapping[str, States]
+    ) -> dict[str, float]:
         """What the probes tell of the batch, with one more pass where they look at the policy after it."""
         columns: dict[str, Tensor] = {}
         if needs := statistics_in(method.needs_after(), of="new"):
@@ -224,11 +240,11 @@ class _Training:
         batch = prepared.batch.with_columns(
             advantages=prepared.advantages, weights=prepared.weights, **columns
         )
-        return {
-            f"probe/{key}/{name}": value
-            for key, probe in method.probes.items()
-            for name, value in probe(batch).items()
-        }
+        told = {key: dict(probe(batch)) for key, probe in method.probes.items()}
+        for key, probe in method.probes.items():
+            if isinstance(probe, StateProbe) and key in states:
+                told[key] |= probe.of_states(batch, states[key])
+        return {f"probe/{key}/{name}": value for key, each in told.items() for name, value in each.items()}
 
     def _store_if_due(self, collected: Collected, *, prepared: Prepared, step: int) -> None:
         settings = self.config["store_rollouts"]
