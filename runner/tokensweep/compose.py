@@ -25,6 +25,7 @@ from tokensweep.models.hf import is_hub_id
 from tokensweep.names import check_name
 from tokensweep.paths import conf_dir, default_store, extension_dirs
 from tokensweep.presets import find_preset
+from tokensweep.problems.mixture import nodes_of, tested
 from tokensweep.redact import refuse_secrets
 from tokensweep.registry import KIND, build
 
@@ -153,19 +154,23 @@ def _fill_suites(frozen: Frozen, parts: Parts) -> None:
     """Add the held-out suite, hand ``eval.path`` to the suites that read a file, make paths absolute."""
     settings, data = frozen["eval"], frozen.get("data")
     if data and settings["held_out"]:
-        settings["suites"].setdefault(parts.component("data", data).name, _held_out(data, settings))
+        parts.component("data", data)
+        of = tested(data)
+        settings["suites"].setdefault(parts.component("data", of).name, _held_out(of, settings))
     for name, suite in settings["suites"].items():
         if settings["path"] and "path" in suite:
             given = _absolute(settings["path"])
             suite["path"] = str(given / f"{name}.jsonl" if given.is_dir() else given)
-    for node in [data, *settings["suites"].values()]:
-        if node:
-            _fill_files(node, folder=Path(frozen["store"]) / "data")
+    sources = [*(nodes_of(data) if data else ()), *settings["suites"].values()]
+    for node in sources:
+        _fill_files(node, folder=Path(frozen["store"]) / "data")
     model = frozen.get("model")
-    here = [] if model and _on_hub(model) else [model]
-    for node in [*here, data, *settings["suites"].values()]:
-        if node and node.get("path"):
+    here = [] if model is None or _on_hub(model) else [model]
+    for node in [*here, *sources]:
+        if node.get("path"):
             node["path"] = str(_absolute(node["path"]))
+    if data and data.get("selection"):
+        data["selection"] = str(_absolute(data["selection"]))
 
 
 def _held_out(data: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

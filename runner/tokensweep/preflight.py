@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tokensweep.compose import Frozen
 from tokensweep.data.catalogue import default_file
 from tokensweep.models.prompts import ModelPrompt, fitting, prompt_of
 from tokensweep.problems.jsonl import JsonlProblems
+from tokensweep.problems.mixture import parts_of
 from tokensweep.problems.overlap import COMPARED, shared
 from tokensweep.problems.protocol import Problem, ProblemSource
 from tokensweep.registry import build
@@ -24,18 +26,17 @@ def refuse_overlap(training: ProblemSource, suites: Mapping[str, ProblemSource],
 
     Procedural tasks are not compared: the hash of a prompt keeps their splits apart.
     """
-    if not isinstance(training, JsonlProblems):
-        return
-    for name, suite in suites.items():
+    files = {key: part for key, part in parts_of(training).items() if isinstance(part, JsonlProblems)}
+    for (key, part), (name, suite) in product(files.items(), suites.items()):
         if not isinstance(suite, JsonlProblems):
             continue
-        both = shared(_problems(training), _problems(suite))
+        both = shared(_problems(part), _problems(suite))
         if both:
-            exclude = ",".join(_typed(path, store) for path in (*training.exclude, suite.path))
+            exclude = ",".join(_typed(path, store) for path in (*part.exclude, suite.path))
             raise ValueError(
-                f"{training.name} would train on {len(both)} problems of the suite {name}: "
+                f"{part.name} would train on {len(both)} problems of the suite {name}: "
                 f"{', '.join(problem.id for problem in both[:_SHOWN])}. Drop them with "
-                f"'data.exclude=[{exclude}]', which makes it a run of its own, or choose another suite "
+                f"'{key}.exclude=[{exclude}]', which makes it a run of its own, or choose another suite "
                 f"(compared: {COMPARED})"
             )
 
@@ -70,15 +71,18 @@ def overlap_remark(training: Mapping[str, Any], name: str, suite: ProblemSource)
 
     ``training`` is the config node of the run's data, whose file may be gone.
     """
-    source = build(training)
-    if not (isinstance(source, JsonlProblems) and isinstance(suite, JsonlProblems)):
+    files = [part for part in parts_of(build(training)).values() if isinstance(part, JsonlProblems)]
+    if not files or not isinstance(suite, JsonlProblems):
         return ""
-    try:
-        seen = shared(_problems(suite), _problems(source))
-    except (ValueError, OSError):
-        return (
-            f"{name}: unknown whether the run trained on its problems, as {source.path} is not there any more"
-        )
+    seen: set[str] = set()
+    for source in files:
+        try:
+            seen.update(problem.id for problem in shared(_problems(suite), _problems(source)))
+        except (ValueError, OSError):
+            return (
+                f"{name}: unknown whether the run trained on its problems, as {source.path} is not there any "
+                "more"
+            )
     return f"{name}: the run trained on {len(seen)} of its {len(suite)} problems" if seen else ""
 
 
@@ -94,11 +98,12 @@ def remarks_on(config: Frozen, source: ProblemSource, suites: Mapping[str, Probl
     by the run before its first step.
     """
     found = []
-    if isinstance(source, JsonlProblems) and source.num_excluded:
-        total = len(source.whole_file())
-        found.append(f"{source.name}: {source.num_excluded} of {total} problems dropped by data.exclude")
-    if isinstance(source, JsonlProblems) and (repeats := source.num_like_held_out):
-        found.append(f"{source.name}: {repeats} problems dropped, as they repeat held-out ones")
+    for key, part in parts_of(source).items():
+        if isinstance(part, JsonlProblems) and part.num_excluded:
+            total = len(part.whole_file())
+            found.append(f"{part.name}: {part.num_excluded} of {total} problems dropped by {key}.exclude")
+        if isinstance(part, JsonlProblems) and (repeats := part.num_like_held_out):
+            found.append(f"{part.name}: {repeats} problems dropped, as they repeat held-out ones")
     prompt, model = prompt_of(config), build(config["model"])
     tokenizer = None
     if prompt != ModelPrompt():  # the default is what the model was made for, and a plan is quicker without

@@ -55,7 +55,8 @@ def build(node: Mapping[str, Any]) -> Any:
     """The component that a frozen config node describes.
 
     The node is merged into the typed schema first: enums, ints and floats get their declared types back
-    after a trip through JSON, and an unknown key fails. Raises ValueError for an unknown component.
+    after a trip through JSON, and an unknown key fails. A field whose type is a protocol holds a component's
+    node of its own, which is built likewise. Raises ValueError for an unknown component.
     """
     kind = node.get(KIND)
     if kind not in _registered:
@@ -66,7 +67,14 @@ def build(node: Mapping[str, Any]) -> Any:
     cls = _registered[kind]
     hints = get_type_hints(cls)
     tuples = {f.name for f in dataclasses.fields(cls) if hints[f.name] in _TUPLE_HINTS}
-    return cls(**{str(k): tuple(v) if k in tuples else v for k, v in fields.items() if k != KIND})
+    return cls(**{str(k): _value(v, as_tuple=k in tuples) for k, v in fields.items() if k != KIND})
+
+
+def _value(value: Any, *, as_tuple: bool) -> Any:
+    """A field as the component holds it: a component within it is built, too."""
+    if isinstance(value, Mapping) and KIND in value:
+        return build(value)
+    return tuple(value) if as_tuple else value
 
 
 def defaults_of(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +121,9 @@ def _schema(cls: type[Any], kind: str) -> type[Any]:
 
 
 def _list_hint(hint: Any) -> Any:
-    """OmegaConf has lists where a frozen component has tuples."""
+    """OmegaConf has lists where a frozen component has tuples, and a node where it has another component."""
+    if getattr(hint, "_is_protocol", False):
+        return Any
     return list[hint.__args__[0]] if hint in _TUPLE_HINTS else hint
 
 

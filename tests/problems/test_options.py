@@ -28,7 +28,7 @@ def sets() -> dict[str, JsonlProblems]:
 
 
 def test_every_option_is_covered_here(sets: dict[str, JsonlProblems]) -> None:
-    assert {file.stem for file in (conf_dir() / "data").glob("*.yaml")} == {*BENCHMARKS, *TRAINING}
+    assert {file.stem for file in (conf_dir() / "data").glob("*.yaml")} == {*BENCHMARKS, *TRAINING, "mixed"}
     assert set(sets) == {*BENCHMARKS, *TRAINING}
 
 

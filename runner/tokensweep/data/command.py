@@ -1,4 +1,4 @@
-"""``tokensweep data``: which problem sets there are, whether a file is what it should be, the download."""
+"""``tokensweep data``: which problem sets there are, whether a file is right, the download, the choice."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ nodes of a cluster need no internet: fetch on a machine that has it, copy <store
   tokensweep data fetch aime25 math500          download, convert and check; writes <store>/data/<name>.jsonl
   tokensweep data fetch dapo_math_17k to=.      write into another folder
   tokensweep data check aime25 my_set.jsonl     count, answers, repeated problems, overlap with other sets
+  tokensweep data select RUN keep=384 to=FILE   problems that a model is uncertain about, for data=mixed
 
 data=NAME and eval=NAME find <store>/data/<name>.jsonl by themselves; data.path=FILE and eval.path=FILE take
 another file. tokensweep ships no problems; mind the licence of each set. Downloads were tested against a fake
 of the hub only.
 """
 _ROW = "{:<14}  {:>8}  {:<10}  {}"  # set, problems, public, here
-_KEYS = ("store=", "to=", "force=", "revision=")
+_KEYS = ("store=", "to=", "force=", "revision=", "keep=")
 _EPILOG = "store=FOLDER may be given as well ($TOKENSWEEP_HOME or ~/tokensweep otherwise)."
 
 
@@ -48,6 +49,8 @@ def data_command(arguments: Sequence[str], *, download: Download = from_hub) -> 
     elif options.action == "check":
         if not check_sets(options.names, store=store, console=console):
             raise SystemExit(1)
+    elif options.action == "select":
+        _select(options.run, given, store=store, console=console)
     else:
         folder = Path(given["to"]).expanduser().resolve() if "to" in given else None
         force = given.get("force", "false").lower() in ("true", "1", "yes")
@@ -62,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list | fetch | check")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list | fetch | check | select")
     actions.add_parser("list", help="known sets and where they are", epilog=_EPILOG)
     fetching = actions.add_parser(
         "fetch",
@@ -80,7 +83,35 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"A file that is named like a known set must hold that set. {_EPILOG}",
     )
     checking.add_argument("names", nargs="+", metavar="NAME|FILE")
+    selecting = actions.add_parser(
+        "select",
+        help="choose problems by a model's uncertainty",
+        description="Score the problems of a run by (1 - 2 |accuracy - 1/2|) times the mean entropy of the "
+        "20 % most uncertain tokens of each rollout, and write the keep=N best into to=FILE, which "
+        "data.selection of data=mixed reads (HEAL, arXiv:2604.17928). Draw the rollouts of the model as it "
+        "is with 'tokensweep train data=mixed data.target_share=0 data.num_general=null optim.lr=0 "
+        "store_rollouts.every=1 store_rollouts.share=1 method=grpo batch.group_size=8 steps=N'.",
+        epilog=_EPILOG,
+    )
+    selecting.add_argument("run", metavar="RUN", help="id of a run, its beginning, or its folder")
     return parser
+
+
+def _select(run: str, given: dict[str, str], *, store: Path, console: Console) -> None:
+    from tokensweep.data.select import select  # reads runs, which the other actions need not
+
+    if not given.get("to") or not given.get("keep", "").isdecimal():
+        raise ValueError(
+            "tokensweep data select must know keep=N and to=FILE: how many problems, and where to"
+        )
+    file = Path(given["to"]).expanduser().resolve()
+    chosen, everyone = select(run, store=store, keep=int(given["keep"]), to=file)
+    mean, before = (sum(each.score for each in some) / len(some) for some in (chosen, everyone))
+    console.print(
+        f"{len(chosen)} of {len(everyone)} problems, mean score {mean:.3f} instead of {before:.3f} nats",
+        highlight=False,
+    )
+    console.print(f"  {file}\n  data=mixed data.selection={file}", highlight=False, soft_wrap=True)
 
 
 def _list(store: Path, console: Console) -> None:

@@ -54,7 +54,10 @@ def example_batch(*, seed: int = 0) -> Batch:
     columns["old_sum_p2c"] = torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64)
     micro = torch.tensor(_MICRO)
     grades = batch.accuracy.double()
-    cut = replace(batch, accuracy=grades, rewards=grades, minibatch_of=micro // 2, microbatch_of=micro)
+    facts = {"is_target": torch.tensor([1.0] * 4 + [0.0] * 8)}  # the first prompt's domain
+    cut = replace(
+        batch, accuracy=grades, rewards=grades, minibatch_of=micro // 2, microbatch_of=micro, facts=facts
+    )
     return cut.with_columns(**columns)
 
 

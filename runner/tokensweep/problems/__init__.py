@@ -3,11 +3,12 @@
 Importing the package registers the options of the group ``data``.
 """
 
-from tokensweep.problems import countdown, jsonl, ops, order, reasoning_gym
+from tokensweep.problems import countdown, jsonl, mixture, ops, order, reasoning_gym
 from tokensweep.problems.protocol import (
     Answered,
     Demonstrated,
     Grade,
+    Mixed,
     Outcome,
     Problem,
     ProblemSource,
@@ -18,12 +19,14 @@ __all__ = [
     "Answered",
     "Demonstrated",
     "Grade",
+    "Mixed",
     "Outcome",
     "Problem",
     "ProblemSource",
     "countdown",
     "grade_each",
     "jsonl",
+    "mixture",
     "ops",
     "order",
     "reasoning_gym",

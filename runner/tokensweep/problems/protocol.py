@@ -15,6 +15,7 @@ class Problem:
     id: str
     prompt: str
     answer: str | None  # None: the grader verifies the text itself, many answers are right
+    domain: str = ""  # part of a mixture that it is from; empty: there is one domain only
 
 
 class Outcome(StrEnum):
@@ -112,6 +113,19 @@ class ProblemSource(Protocol):
 def grade_each(source: ProblemSource, answers: Sequence[Answered]) -> list[Grade]:
     """The grades one after the other: ``grade_many`` of a source whose grader is quick."""
     return [source.grade(a.problem, a.text, a.finish_reason) for a in answers]
+
+
+@runtime_checkable
+class Mixed(ProblemSource, Protocol):
+    """A source of several domains that says which of them is drawn from when."""
+
+    def turn(self, position: int, /) -> tuple[str, int]:
+        """The domain of the prompt at a position of the run, and how many of it came before."""
+        ...
+
+    def drawable(self, domain: str, /) -> frozenset[int]:
+        """Indices of the problems of a domain that are trained on."""
+        ...
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from tokensweep.compose import Frozen
 from tokensweep.identity import digest, read_json
 from tokensweep.plan import Plan
 from tokensweep.problems.jsonl import JsonlProblems
+from tokensweep.problems.mixture import tested
 from tokensweep.problems.overlap import shared
 from tokensweep.problems.protocol import Problem, ProblemSource
 from tokensweep.registry import KIND, build
@@ -72,7 +73,7 @@ def skipping(config: Frozen, seen: Sequence[Node], *, given: Iterable[str]) -> l
 
 def _skip_key(config: Frozen, name: str) -> str:
     """The key that says what a suite skips; that of the training data's test split stands for itself."""
-    is_held_out = config["eval"]["held_out"] and name == build(config["data"]).name
+    is_held_out = config["eval"]["held_out"] and name == build(tested(config["data"])).name
     return "eval.held_out_skip" if is_held_out else f"eval.suites.{name}.skip"
 
 

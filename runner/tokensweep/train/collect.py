@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokensweep.loss.method import Allocation
 from tokensweep.models.prompts import Decode, Encode, answer_text
-from tokensweep.problems import Answered, Grade, Outcome, Problem, ProblemSource
+from tokensweep.problems import Answered, Grade, Mixed, Outcome, Problem, ProblemSource
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
 from tokensweep.seeds import derive_seed
 from tokensweep.train.ranks import ALONE, Ranks
@@ -129,7 +129,12 @@ class Collector:
         return Collected(sampled=tuple(sampled), kept=target, rounds=rounds, position=position)
 
     def _index(self, position: int) -> int:
-        return self.indices[problem_index(position, size=len(self.indices), seed=self.seed)]
+        """The problem at a position of the run; in a mixture every domain has an order of its own."""
+        if not isinstance(self.source, Mixed):
+            return self.indices[problem_index(position, size=len(self.indices), seed=self.seed)]
+        domain, number = self.source.turn(position)
+        own = _of_domain(self.source, domain, self.indices)
+        return own[problem_index(number, size=len(own), seed=derive_seed(self.seed, "domain", domain))]
 
     def _sample(
         self, problems: Sequence[Problem], *, step: int, drawn: Counter[str], phase: Phase
@@ -222,6 +227,19 @@ def _with_tokens(told: dict[str, Any], tokens: list[tuple[int, float]]) -> Drawn
         grade=Grade(**{**told["grade"], "outcome": Outcome(told["grade"]["outcome"])}),
         text=told["text"],
     )
+
+
+@lru_cache(maxsize=4)
+def _of_domain(source: Mixed, domain: str, indices: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of the problems that are drawn for a domain, in order. Raises ValueError when there are none."""
+    drawable = source.drawable(domain)
+    own = tuple(index for index in indices if index in drawable)
+    if not own:
+        raise ValueError(
+            f"{source.name}: every {domain} problem has more than prompt.max_tokens tokens: raise it, or set "
+            "data.target_share to 0 or 1"
+        )
+    return own
 
 
 def problem_index(position: int, *, size: int, seed: int) -> int:
