@@ -114,6 +114,20 @@ def test_a_reference_model_is_there_in_every_phase(compose: Compose) -> None:
         assert after.parts["reference weights"] == before.parts["weights"]
 
 
+def test_hidden_states_are_there_until_the_update_where_the_method_reads_them(compose: Compose) -> None:
+    # 48 rollouts of 94 tokens, 128 numbers of 4 bytes each; ranks add theirs up in a copy
+    column = 48 * 94 * 128 * 4
+    found = {phase.name: phase.parts for phase in phases(work_of(compose("method=shear"), CPU))}
+    assert [name for name, parts in found.items() if "hidden states" in parts] == ["old_pass"]
+    assert found["old_pass"]["hidden states"] == column
+    assert found["old_pass"]["exchange"] == 0
+    two = phases(work_of(compose("method=shear"), replace(CPU, ranks=2)))[1]
+    assert two.parts["exchange"] == column
+    half = phases(work_of(compose("method=shear", "compute.dtype=bfloat16"), CPU))[1]
+    assert half.parts["hidden states"] == column / 2
+    assert "hidden states" not in phases(work_of(compose(), CPU))[1].parts
+
+
 def test_ranks_divide_nothing_but_rollouts(compose: Compose) -> None:
     # 65536 slots hold all 48 rollouts of 96 tokens on one rank; of four ranks each draws 12
     frozen, gpus = compose(), [replace(CPU, ranks=ranks, on_cpu=False) for ranks in (1, 4)]

@@ -79,6 +79,13 @@ VARIANTS = (
     "method=heal method.reward_terms.eda.min_len=3 method.reward_terms.eda.distance=level",
     "method=heal method.reward_terms.eda.min_len=0 method.reward_terms.eda.exclude_siblings=true",
     "method=[dapo,heal] method.reward_terms.eda.min_len=3 method.reward_terms.eda.apply_to=target",
+    "method=shear method.advantage_shapers.shear.window=3 method.advantage_shapers.shear.stride=2",
+    "method=shear method.advantage_shapers.shear.window=3 method.advantage_shapers.shear.stride=1"
+    " method.advantage_shapers.shear.distance=mmd",
+    "method=[dapo,shear] method.advantage_shapers.shear.window=4 method.advantage_shapers.shear.stride=2"
+    " method.advantage_shapers.shear.distance=chamfer method.advantage_shapers.shear.renorm=group_mean",
+    "method=[forking_tokens,shear] method.advantage_shapers.shear.window=4"
+    " method.advantage_shapers.shear.stride=2 method.advantage_shapers.shear.distance=cosine",
     "method=[forking_tokens,entropy_adv,kl_cov] method/surrogate=unclipped method/aggregate=selected_mean",
     "method=htpo method.surrogate.policy=old method.surrogate.drop_low=0.3 method.surrogate.drop_high=0.5",
     "method=htpo_as_released method.surrogate.rank_by=random",

@@ -222,6 +222,25 @@ def test_the_old_policy_pass_does_not_run_what_was_run_ahead(policy: Policy, met
     assert ahead.stats.logprobs.requires_grad
 
 
+def test_hidden_states_are_those_after_each_token_and_only_there_when_asked_for(
+    policy: Policy, method: Method
+) -> None:
+    batch, plan = divide(random_batch(), method=method, micro_tokens=40, seed=0)
+    scorer = scorer_of(policy)
+    assert "hidden" not in scorer.everywhere(batch, plan=plan)
+    needs = frozenset({"hidden"})
+    ahead = scorer.ahead(batch, plan=plan, needs=needs)
+    found = scorer.everywhere(batch, plan=plan, needs=needs, ahead=ahead)["hidden"]
+    assert ahead.stats.hidden is not None
+    assert not ahead.stats.hidden.requires_grad
+    expected = []
+    for rollout in range(batch.num_rollouts):
+        own = batch.sequence_of == rollout
+        states = policy.model.base_model(input_ids=batch.token_ids[own][None]).last_hidden_state[0]
+        expected.append(states[-int(batch.lengths[rollout]) :].detach())  # completions end a sequence
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-5)
+
+
 def test_rows_of_a_pack_run_ahead_are_those_of_its_statistics(policy: Policy, method: Method) -> None:
     batch, plan = divide(random_batch(), method=method, micro_tokens=40, seed=0)
     ahead = scorer_of(policy).ahead(batch, plan=plan)

@@ -37,7 +37,8 @@ Make = Callable[..., dict[str, Any]]
 _SCRIPT = Path(__file__).with_name("ranks_run.py")
 _GOLDEN = Path(__file__).parents[1] / "golden"
 # Presets: a plain one; rounds of sampling; the top 20 % of a batch, and of a micro-batch; a memory; a ratio
-# over sequences; a reference.
+# over sequences; a reference; hidden
+# states.
 _METHODS = (
     "grpo",
     "dapo",
@@ -46,6 +47,7 @@ _METHODS = (
     "entropy_target",
     "gspo",
     "grpo_kl",
+    "shear",
 )
 _NAMES = (*_METHODS, "idle", "lora", "probed")
 _NEAR = 1e-5  # weights move by up to 0.08; two orders of adding the same gradients differ by less than 1e-6

@@ -52,6 +52,7 @@ def example_batch(*, seed: int = 0) -> Batch:
     for name in ("old_logprobs", "sampler_logprobs", "ref_logprobs"):
         columns[name] = -2 * torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64)
     columns["old_sum_p2c"] = torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64)
+    columns["old_hidden"] = torch.randn(batch.num_tokens, 3, generator=draw, dtype=torch.float64)
     micro = torch.tensor(_MICRO)
     grades = batch.accuracy.double()
     facts = {"is_target": torch.tensor([1.0] * 4 + [0.0] * 8)}  # the first prompt's domain

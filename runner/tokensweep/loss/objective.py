@@ -113,6 +113,7 @@ def provisional_score(method: Method, batch: Batch) -> Tensor:
 def prepare(method: Method, batch: Batch) -> Prepared:
     """Advantages, old-policy weights, active rows and denominators of an optimiser batch.
 
+    Columns of more than one number per token are read here and not kept for the update: they are large.
     Raises ValueError naming a column that the method needs and the batch lacks.
     """
     for name in sorted(method.needs() - {"entropy"}):
@@ -128,8 +129,9 @@ def prepare(method: Method, batch: Batch) -> Prepared:
     own = _own_columns(method, replace(whole, weights=weights))
     batch = batch.with_columns(**own) if own else batch
     whole = replace(whole, weights=weights, columns=batch.columns)
+    narrow = {name: column for name, column in batch.columns.items() if column.ndim == 1}
     return Prepared(
-        batch=batch,
+        batch=replace(batch, columns=narrow) if len(narrow) < len(batch.columns) else batch,
         advantages=advantages,
         weights=weights,
         active=_active(method, batch, advantages=advantages, weights=weights),

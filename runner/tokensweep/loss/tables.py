@@ -21,6 +21,7 @@ from tokensweep.loss.head import STATISTICS
 _FILLED_BY = {
     **{f"old_{name}": "the trainer's pass with the policy that sampled" for name in STATISTICS},
     **{f"new_{name}": "the trainer's pass after the update, for probes," for name in STATISTICS},
+    "old_hidden": "the trainer's pass with the policy that sampled",
     "sampler_logprobs": "the rollout engine",
     "ref_logprobs": "a pass with the frozen reference model",
     "uniform": "the trainer, which draws one number per token",
@@ -76,7 +77,7 @@ class Batch:
     truncated: Tensor  # [R] bool
     minibatch_of: Tensor  # [R] int64
     microbatch_of: Tensor  # [R] int64, numbered through the batch, ascending with minibatch_of
-    columns: Mapping[str, Tensor] = field(default_factory=Columns)  # each [N]
+    columns: Mapping[str, Tensor] = field(default_factory=Columns)  # each [N], or [N, ...] until prepared
     facts: Mapping[str, Tensor] = field(default_factory=dict)  # each [R], what components read in rollouts
     max_tokens: int  # limit of a completion when it was sampled
 
@@ -87,7 +88,9 @@ class Batch:
         for name in ("accuracy", "rewards", "lengths", "truncated", "minibatch_of", "microbatch_of"):
             _check_shape(name, getattr(self, name), like=self.prompt_of, of="rollout")
         for name, column in self.columns.items():
-            _check_shape(name, column, like=self.trained, of="trained token")
+            _check_shape(
+                name, column[:, 0] if column.ndim > 1 else column, like=self.trained, of="trained token"
+            )
         counts = torch.bincount(self.rollout_of, minlength=self.num_rollouts)
         if not torch.equal(counts, self.lengths):
             raise ValueError(

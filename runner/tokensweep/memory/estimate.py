@@ -164,7 +164,7 @@ def phases(work: Work) -> tuple[Phase, ...]:
     table = {"batch table": work.rollouts * (_TABLE_ROW * work.sequence + _TRAINED_ROW * work.completion)}
     return (
         Phase(name="rollout", parts={**resident, **drawing.parts}),
-        Phase(name="old_pass", parts={**resident, **table, **_old_pass(work)}),
+        Phase(name="old_pass", parts={**resident, **table, **_states(work), **_old_pass(work)}),
         Phase(name="update", parts={**resident, **table, **_update(work)}),
         Phase(name="sync", parts={**resident, **_sync(work, drawing)}),
     )
@@ -180,6 +180,14 @@ def _resident(work: Work) -> dict[str, float]:
     if "ref_logprobs" in work.method.needs():
         parts["reference weights"] = _FULL * numbers.total
     return parts
+
+
+def _states(work: Work) -> dict[str, float]:
+    """Hidden states of all trained tokens, where the method looks at them; ranks add theirs up in a copy."""
+    if "old_hidden" not in work.method.needs():
+        return {}
+    column = work.rollouts * work.completion * work.parameters.hidden * work.dtype.itemsize
+    return {"hidden states": column, "exchange": column if work.ranks > 1 else 0.0}
 
 
 def peak(work: Work) -> Phase:

@@ -20,6 +20,13 @@ from tokensweep.models.policy import Policy
 from tokensweep.train.batch import Plan
 
 
+@dataclass(frozen=True, kw_only=True)
+class Described(TokenStats):
+    """Statistics of tokens with what the policy was in when it had read them."""
+
+    hidden: Tensor | None = None  # [n, H] states after each token, without gradient; None unless asked for
+
+
 @dataclass(frozen=True)
 class Ahead:
     """A forward that was run before the loss was known, with its graph; good until the weights move.
@@ -29,7 +36,7 @@ class Ahead:
 
     rollouts: Tensor  # [r] the pack
     rows: Tensor  # [n] its trained rows, ascending
-    stats: TokenStats  # of these rows
+    stats: Described  # of these rows
 
     def at(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies of some of the rows, ascending; the others get no gradient."""
@@ -48,8 +55,11 @@ class Scorer:
     temperature: float
     dtype: torch.dtype = torch.float32
 
-    def _hidden(self, batch: Batch, *, rollouts: Tensor, rows: Tensor) -> Tensor:
-        """States [n, H] that predict the tokens ``rows`` [n], from one packed forward over ``rollouts``."""
+    def _hidden(self, batch: Batch, *, rollouts: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """All states [m, H] of one packed forward over ``rollouts``, and which one predicts each of ``rows``.
+
+        The state of a token itself comes right after the one that predicts it.
+        """
         sizes = torch.bincount(batch.sequence_of, minlength=batch.num_rollouts)
         starts = sizes.cumsum(0) - sizes
         bounds = torch.cat([sizes.new_zeros(1), sizes[rollouts].cumsum(0)])
@@ -60,32 +70,36 @@ class Scorer:
             hidden = self.policy.hidden(batch.token_ids[packed], bounds)
         target = batch.trained[rows]
         before = target - shift[batch.sequence_of[target]] - 1  # a state predicts the token after it
-        return hidden[before]
+        return hidden, before
 
     def stats(
         self, batch: Batch, *, rollouts: Tensor, rows: Tensor, needs: frozenset[str] = frozenset()
-    ) -> TokenStats:
+    ) -> Described:
         """Statistics [n] of the trained rows ``rows`` [n], all of ``rollouts`` [r]; both ascend.
 
-        One packed forward over the whole sequences of ``rollouts``; only the n rows enter the head.
-        Gradients flow where they are enabled.
+        ``needs`` names statistics of the head, and ``hidden`` for the states. One packed forward over the
+        whole sequences of ``rollouts``; only the n rows enter the head. Gradients flow where they are
+        enabled, but not through the states.
         """
-        hidden = self._hidden(batch, rollouts=rollouts, rows=rows)
+        hidden, before = self._hidden(batch, rollouts=rollouts, rows=rows)
         head = self.policy.head
-        return linear_token_stats(
-            hidden.to(self.dtype),
+        stats = linear_token_stats(
+            hidden[before].to(self.dtype),
             head.weight.to(self.dtype),
             batch.token_ids[batch.trained[rows]],
             bias=head.bias,
             softcap=head.softcap,
             scale=head.scale / self.temperature,
-            needs=needs,
+            needs=needs - {"hidden"},
         )
+        states = hidden.detach()[before + 1].to(self.dtype) if "hidden" in needs else None
+        return Described(**vars(stats), hidden=states)
 
     @torch.no_grad()
     def states(self, batch: Batch, *, rows: Tensor) -> States:
         """What the head makes of the trained rows ``rows`` [m], ascending: m x V numbers, so for a few."""
-        hidden = self._hidden(batch, rollouts=batch.rollout_of[rows].unique(), rows=rows)
+        packed, before = self._hidden(batch, rollouts=batch.rollout_of[rows].unique(), rows=rows)
+        hidden = packed[before]
         target = batch.token_ids[batch.trained[rows]]
         head = self.policy.head
         products = torch.nn.functional.linear(hidden.float(), head.weight.float()).requires_grad_()
@@ -107,6 +121,8 @@ class Scorer:
     ) -> dict[str, Tensor]:
         """``logprobs``, ``entropy`` and the statistics in ``needs`` of the trained tokens, [N] each.
 
+        ``hidden``, where it is needed, is [N, H] in the format of the products.
+
         The pack that ``ahead`` has is not run again; it must have been scored with the same ``needs``. Tokens
         that are not in the plan get 0, so the results of parts of a plan add up.
         """
@@ -115,6 +131,9 @@ class Scorer:
         filled = {
             name: torch.zeros(batch.num_tokens, dtype=dtype, device=batch.trained.device) for name in names
         }
+        if "hidden" in needs:
+            shape = (batch.num_tokens, self.policy.hidden_size)
+            filled["hidden"] = torch.zeros(shape, dtype=self.dtype, device=batch.trained.device)
         packs = (pack for mini_batch in plan for micro in mini_batch for pack in micro.packs)
         for rollouts in packs:
             rows = rows_of(batch, rollouts)
@@ -128,8 +147,8 @@ class Scorer:
 
 
 def statistics_in(needs: frozenset[str], *, of: str) -> frozenset[str]:
-    """Statistics of the head that the columns ``<of>_<statistic>`` in ``needs`` are made of."""
-    return frozenset(name for name in STATISTICS if f"{of}_{name}" in needs)
+    """Statistics of the head, and ``hidden``, that the columns ``<of>_<name>`` in ``needs`` are made of."""
+    return frozenset(name for name in (*STATISTICS, "hidden") if f"{of}_{name}" in needs)
 
 
 def rows_of(batch: Batch, rollouts: Tensor) -> Tensor:

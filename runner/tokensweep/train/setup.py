@@ -27,6 +27,7 @@ _FILLED = frozenset(
     {
         "entropy",
         *(f"old_{name}" for name in STATISTICS),
+        "old_hidden",
         "sampler_logprobs",
         "ref_logprobs",
         "uniform",

@@ -192,6 +192,7 @@ class _Training:
             batch, own, ahead = self._scored(collected, method=method, step=step)
             method, memories = adapt(method, self.progress.memories, batch)
             prepared = prepare(method, batch)
+        del batch  # its columns that the update does not read may be large
         with self.ranks.agreed():
             self._store_if_due(collected, prepared=prepared, step=step)
         states = self._states(method, prepared, watch=watch)
