@@ -16,7 +16,7 @@ import torch
 
 from tokensweep.registry import component
 from tokensweep.rollout.needs import Drawing, Share, in_the_trainer, reading
-from tokensweep.rollout.protocol import Progress, Request, Rollout, refuse_rules
+from tokensweep.rollout.protocol import Progress, Request, Rollout, Rules, SamplingSpec
 
 if TYPE_CHECKING:
     from tokensweep.models.policy import Policy
@@ -44,7 +44,6 @@ class TorchEngine:
         """One rollout per request, in order. Raises RuntimeError before the first ``load``."""
         if self._policy is None:
             raise RuntimeError("the engine has no weights: call load(policy, version=...) first")
-        refuse_rules(requests, engine="torch")
         from tokensweep.rollout.wave import Wave  # imports transformers, which takes seconds
 
         rollouts: list[Rollout | None] = [None] * len(requests)
@@ -58,6 +57,9 @@ class TorchEngine:
                     weights_version=self._version,
                 )
         return cast(list[Rollout], rollouts)
+
+    def expect_rules(self) -> None:
+        """Nothing to prepare."""
 
     def rest(self) -> None:
         """Nothing is reserved."""
@@ -81,16 +83,21 @@ class TorchEngine:
 
 
 def _waves(requests: Sequence[Request], *, budget: int) -> Iterator[list[int]]:
-    """Request indices in waves of one sampling spec and similar prompt lengths, each within the budget."""
-    specs = {spec: rank for rank, spec in enumerate(dict.fromkeys(r.sampling for r in requests))}
+    """Request indices in waves of one sampling spec and rule, and of similar prompt lengths.
+
+    Each wave is within the budget.
+    """
+
+    def drawing(index: int) -> tuple[SamplingSpec, Rules]:
+        return requests[index].sampling, requests[index].rules
+
+    ranks = {each: rank for rank, each in enumerate(dict.fromkeys(map(drawing, range(len(requests)))))}
 
     def key(index: int) -> tuple[int, int, tuple[int, ...]]:
         request = requests[index]
-        return specs[request.sampling], -len(request.prompt_ids), request.prompt_ids
+        return ranks[drawing(index)], -len(request.prompt_ids), request.prompt_ids
 
-    for _, members in itertools.groupby(
-        sorted(range(len(requests)), key=key), key=lambda i: requests[i].sampling
-    ):
+    for _, members in itertools.groupby(sorted(range(len(requests)), key=key), key=drawing):
         waiting = list(members)
         while waiting:
             longest = requests[waiting[0]]  # sorted: no later prompt of the wave is longer

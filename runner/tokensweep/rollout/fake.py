@@ -36,6 +36,8 @@ class FakeEngine:
         """One rollout per request, in order. Raises RuntimeError before the first ``load``."""
         if self._policy is None:
             raise RuntimeError("the engine has no weights: call load(policy, version=...) first")
+        if any(request.rules for request in requests):
+            raise ValueError("rollout=fake draws no tokens, so it follows no rules: take rollout=torch")
         rollouts = [self._rollout(self._policy, request) for request in requests]
         if progress is not None:
             progress(len(requests))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # importing transformers takes seconds
 
 FinishReason = Literal["stop", "length"]
 Progress = Callable[[int], None]  # completions that have just ended
+Rules = tuple[tuple[str, float], ...]  # names and values that engines or their logits processors read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Request:
     prompt_ids: tuple[int, ...]
     seed: int
     sampling: SamplingSpec
-    rules: tuple[tuple[str, float], ...] = ()  # names and values that an engine's logits processors read
+    rules: Rules = ()  # of a sampling rule (see rollout.rules), or of a user's logits processors
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -109,12 +110,13 @@ class Joining(Protocol):
         ...
 
 
-def refuse_rules(requests: Sequence[Request], *, engine: str) -> None:
-    """Raise ValueError for requests with rules, for an engine without logits processors."""
-    if any(request.rules for request in requests):
-        raise ValueError(
-            f"rollout={engine} has no logits processors, so requests must not have rules: take rollout=vllm"
-        )
+@runtime_checkable
+class Ruled(Protocol):
+    """An engine that can draw by sampling rules."""
+
+    def expect_rules(self) -> None:
+        """Learn, before the first ``load``, that requests may have rules."""
+        ...
 
 
 def uniforms(seed: int, count: int) -> NDArray[np.float64]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tokensweep.registry import component
 from tokensweep.rollout.needs import Drawing, Share, in_the_trainer, reading
-from tokensweep.rollout.protocol import Progress, Request, Rollout, SamplingSpec, refuse_rules
+from tokensweep.rollout.protocol import Progress, Request, Rollout, SamplingSpec
+from tokensweep.rollout.rules import Rule, only_rule_of
 from tokensweep.rollout.stops import StopTexts
 from tokensweep.seeds import derive_seed
 
@@ -44,17 +45,20 @@ class HfEngine:
         """One rollout per request, in order. Raises RuntimeError before the first ``load``."""
         if self._policy is None:
             raise RuntimeError("the engine has no weights: call load(policy, version=...) first")
-        refuse_rules(requests, engine="hf")
         rollouts: dict[int, Rollout] = {}
-        for sampling in dict.fromkeys(request.sampling for request in requests):
-            members = [index for index, request in enumerate(requests) if request.sampling == sampling]
+        drawings = [(request.sampling, request.rules) for request in requests]
+        for drawing in dict.fromkeys(drawings):
+            members = [index for index, each in enumerate(drawings) if each == drawing]
             for start in range(0, len(members), self.rows):
                 batch = members[start : start + self.rows]
-                drawn = self._batch(self._policy, [requests[index] for index in batch], sampling)
+                drawn = self._batch(self._policy, [requests[index] for index in batch])
                 rollouts.update(zip(batch, drawn, strict=True))
                 if progress is not None:
                     progress(len(batch))
         return [rollouts[index] for index in range(len(requests))]
+
+    def expect_rules(self) -> None:
+        """Nothing to prepare."""
 
     def rest(self) -> None:
         """Nothing is reserved."""
@@ -72,8 +76,9 @@ class HfEngine:
             setting="rows",
         )
 
-    def _batch(self, policy: Policy, requests: list[Request], sampling: SamplingSpec) -> list[Rollout]:
-        """Draw one left-padded batch."""
+    def _batch(self, policy: Policy, requests: list[Request]) -> list[Rollout]:
+        """Draw one left-padded batch, all by the sampling and the rule of the first."""
+        sampling, rule = requests[0].sampling, only_rule_of(requests[0].rules, engine="hf")
         width = max(len(request.prompt_ids) for request in requests)
         gaps = [width - len(request.prompt_ids) for request in requests]
         ids = torch.tensor([[0] * gap + list(r.prompt_ids) for gap, r in zip(gaps, requests, strict=True)])
@@ -85,6 +90,7 @@ class HfEngine:
                 attention_mask=mask.to(policy.device),
                 generation_config=_generation(policy, sampling),
                 stopping_criteria=_stopping(policy, sampling, width),
+                logits_processor=_processors(rule, width),
             )
         drawn = output.sequences[:, width:]
         logprobs = torch.stack(output.scores, 1).float().log_softmax(-1).gather(-1, drawn[..., None])[..., 0]
@@ -132,6 +138,17 @@ def _stopping(policy: Policy, sampling: SamplingSpec, width: int) -> Any:
         return stops.ended(ids[:, width:].T, torch.arange(len(ids), device=ids.device))
 
     return StoppingCriteriaList([ended] if sampling.stop else [])
+
+
+def _processors(rule: Rule | None, width: int) -> Any:
+    """The rule behind prompts of ``width`` tokens; temperature, top-k and top-p come after it."""
+    from transformers import LogitsProcessorList
+
+    def ruled(ids: Tensor, scores: Tensor) -> Tensor:
+        assert rule is not None
+        return rule(scores, torch.full_like(ids[:, 0], ids.shape[1] - width))
+
+    return LogitsProcessorList([ruled] if rule else [])
 
 
 def _end(policy: Policy, ids: list[int], stop: tuple[str, ...]) -> int | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from tokensweep.models.policy import Policy
 from tokensweep.rollout.cache import Decoding, Prefill, SlotCache
 from tokensweep.rollout.protocol import FinishReason, Progress, Request, SamplingSpec, uniforms
+from tokensweep.rollout.rules import only_rule_of
 from tokensweep.rollout.sampling import draw, sampler_logprobs
 from tokensweep.rollout.stops import StopTexts
 
@@ -20,12 +21,16 @@ Completion = tuple[tuple[int, ...], tuple[float, ...], FinishReason]  # ids, sam
 
 
 class Wave:
-    """One batch on its way from prompts to completions. R requests, B rows still in the batch."""
+    """One batch on its way from prompts to completions. R requests, B rows still in the batch.
+
+    All requests have the sampling and the rule of the first.
+    """
 
     def __init__(self, requests: list[Request], policy: Policy) -> None:
         device = policy.device
         self.policy = policy
         self.sampling: SamplingSpec = requests[0].sampling
+        self.rule = only_rule_of(requests[0].rules, engine="torch")
         self.stops = StopTexts(self.sampling.stop, policy.decode)
         self.eos = torch.tensor(policy.eos_ids, device=device)
         self.rows = torch.arange(len(requests), device=device)  # [B] request of every row
@@ -77,7 +82,7 @@ class Wave:
 
     def _draw(self, step: int) -> Tensor:
         """The next token of every row, [B]; records it and marks the rows that have ended."""
-        logprobs = sampler_logprobs(self.logits, self.sampling)
+        logprobs = sampler_logprobs(self._ruled(step), self.sampling)
         greedy = self.sampling.temperature == 0
         token = logprobs.argmax(-1) if greedy else draw(logprobs, self.uniforms[step, self.rows])
         self.tokens[step, self.rows] = token
@@ -89,6 +94,12 @@ class Wave:
         self.lengths[self.rows[ended]] = step + 1
         self.running &= ~ended
         return token
+
+    def _ruled(self, step: int) -> Tensor:
+        """Logits [B, V] of the next token after the rule, if there is one."""
+        if self.rule is None:
+            return self.logits
+        return self.rule(self.logits.float(), torch.full_like(self.rows, step))
 
     def _decode(self, token: Tensor) -> Tensor:
         """Logits [B, V] after one more token per row."""

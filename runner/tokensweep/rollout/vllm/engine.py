@@ -12,6 +12,7 @@ import torch
 from tokensweep.registry import component
 from tokensweep.rollout.needs import FULL, HALF, Drawing, Share
 from tokensweep.rollout.protocol import Progress, Request, Rollout
+from tokensweep.rollout.rules import rule_of
 from tokensweep.rollout.vllm.errors import EngineError, EngineLostError
 from tokensweep.rollout.vllm.installed import check_installed
 from tokensweep.rollout.vllm.probe import (
@@ -90,6 +91,7 @@ class VllmEngine:
         self._serving: Serving | None = None
         self._asleep = False
         self._ranks = ALONE
+        self.follows_rules = False  # the server loads the logits processor of vllm.rules
         self.parity: Parity | None = None  # of the last load
 
     def check_machine(self, *, device: str) -> None:
@@ -105,6 +107,10 @@ class VllmEngine:
     def join(self, ranks: Ranks) -> None:
         """Share the server at ``server`` with these ranks: the first of them sends the weights."""
         self._ranks = ranks
+
+    def expect_rules(self) -> None:
+        """Start the server with what applies sampling rules; one at ``server`` must have it already."""
+        self.follows_rules = True
 
     def load(self, policy: Policy, *, version: int) -> None:
         """Give the engine the policy's weights and check that it has them.
@@ -142,6 +148,8 @@ class VllmEngine:
         if self._asleep:
             self.load(self._policy, version=self._version)
         _check_lengths(requests, limit=self._serving.limit)
+        if not self.follows_rules and any(rule_of(request.rules) for request in requests):
+            raise ValueError("requests with sampling rules need expect_rules() before the first load")
         found: dict[int, Rollout] = {}
 
         def drawn(index: int, rollout: Rollout) -> None:

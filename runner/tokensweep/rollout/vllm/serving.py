@@ -16,7 +16,7 @@ import torch
 
 from tokensweep.rollout.protocol import Request, Rollout
 from tokensweep.rollout.vllm.client import ServerClient
-from tokensweep.rollout.vllm.errors import EngineError
+from tokensweep.rollout.vllm.errors import EngineError, EngineLostError
 from tokensweep.rollout.vllm.plugin import FILE_BACKEND
 from tokensweep.rollout.vllm.probe import Sequences
 from tokensweep.rollout.vllm.process import ServerProcess
@@ -38,6 +38,8 @@ _GB = 10**9
 CPU_CACHE_GB = 1.0
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM reserves room for
 _ADAPTERS = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+RULES = "tokensweep.rollout.vllm.rules:SamplingRules"
+_NO_RULE = {"rule/unknown/x": 0.0}  # refused by a server that reads rules, ignored by any other
 _LONGEST_SOCKET = 100  # bytes of a Unix socket's path; the kernel takes 107
 
 
@@ -92,6 +94,21 @@ class Serving:
         bodies = [completion_body(each, eos_ids=eos_ids, model=model) for each in requests.values()]
         self.client.complete(bodies, answered=answered)
 
+    def check_rules(self) -> None:
+        """Raise EngineError unless the server reads the sampling rules of requests."""
+        body = scoring_body([0], model=self._model)
+        body["sampling_params"] = {**body["sampling_params"], "extra_args": _NO_RULE}
+        try:
+            self.client.complete([body], answered=lambda *_: None)
+        except EngineError as error:
+            if not isinstance(error, EngineLostError) and "one of the rules" in str(error):
+                return
+            raise
+        raise EngineError(
+            f"the server at {self.client.address} ignores sampling rules: start it with --logits-processors "
+            f"{RULES}"
+        )
+
     def explained(self) -> str:
         """What the log of an own server says; nothing of one that was started by hand."""
         return self.process.explained() if self.process else ""
@@ -128,6 +145,8 @@ def start_server(settings: VllmEngine, policy: Policy, *, version: int) -> Servi
         client.call("/update_weight_version", json={"new_version": str(version)})
         transfer = _transfer(settings, client, home, policy=policy)
         serving = Serving(client, transfer, process=process, end=end)
+        if settings.follows_rules:
+            serving.check_rules()
         if adapted is not None:
             serving.send(policy, version=version)
         return serving
@@ -137,7 +156,10 @@ def start_server(settings: VllmEngine, policy: Policy, *, version: int) -> Servi
 
 
 def find_server(settings: VllmEngine, policy: Policy) -> Serving:
-    """The server at ``settings.server``. Raises EngineError when it does not answer."""
+    """The server at ``settings.server``.
+
+    Raises EngineError when it does not answer, or ignores the sampling rules that requests will have.
+    """
     client = ServerClient(url=settings.server, connections=2 * settings.max_num_seqs)
     if not client.healthy():
         raise EngineError(
@@ -146,7 +168,10 @@ def find_server(settings: VllmEngine, policy: Policy) -> Serving:
         )
     home = new_home()
     transfer = _transfer(settings, client, home, policy=policy)
-    return Serving(client, transfer, process=None, end=lambda: shutil.rmtree(home, ignore_errors=True))
+    serving = Serving(client, transfer, process=None, end=lambda: shutil.rmtree(home, ignore_errors=True))
+    if settings.follows_rules:
+        serving.check_rules()
+    return serving
 
 
 def _adapted(settings: VllmEngine, policy: Policy) -> Adapted | None:
@@ -210,8 +235,9 @@ def _arguments(settings: VllmEngine, home: Path, socket: Path, *, dtype: torch.d
         "--disable-log-stats": True,
         "--disable-uvicorn-access-log": True,  # a line for every completion
     }
-    processors = ["--logits-processors", *settings.logits_processors] if settings.logits_processors else []
-    return [*given, *(flag for flag, on in switches.items() if on), *processors]
+    processors = [*settings.logits_processors, *([RULES] if settings.follows_rules else [])]
+    listed = ["--logits-processors", *processors] if processors else []
+    return [*given, *(flag for flag, on in switches.items() if on), *listed]
 
 
 def _lora_arguments(adapted: Adapted | None) -> list[str]:
