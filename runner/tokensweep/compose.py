@@ -28,6 +28,8 @@ from tokensweep.presets import find_preset
 from tokensweep.problems.mixture import nodes_of, tested
 from tokensweep.redact import refuse_secrets
 from tokensweep.registry import KIND, build
+from tokensweep.rollout.protocol import SamplingSpec
+from tokensweep.rollout.rules import check_rule
 
 Frozen = dict[str, Any]
 
@@ -99,6 +101,7 @@ class Freezer:
                 f"{method.updates_per_batch}: lower it, or choose method/minibatch=shuffled"
             )
         _check_support(method, frozen["sampling"])
+        _check_rules(method, frozen, parts=self._parts)
         _check_overridden_keys(parsed, schedules=frozen["method"]["schedules"], inert=inert_keys(method))
         return frozen
 
@@ -231,6 +234,13 @@ def _check_support(method: Method, sampling: Mapping[str, Any]) -> None:
             f"{sampling['top_p']:g} and sampling.top_k={sampling['top_k']}: the sampler would give its few "
             "tokens more than the trainer does, which is no mismatch; set them to 1 and 0"
         )
+
+
+def _check_rules(method: Method, frozen: Frozen, *, parts: Parts) -> None:
+    """Rules of the method's own rollouts go with how they are drawn, and with the engine."""
+    spec = SamplingSpec(**{**frozen["sampling"], "stop": ()})
+    for rule in set(method.sampling.rules(frozen["batch"]["group_size"])) - {None}:
+        check_rule(rule, spec, engine=parts.component("rollout", frozen["rollout"]), where="method.sampling")
 
 
 def check_stack(parsed: Sequence[Override], *, preset: Callable[[str], Filled]) -> None:

@@ -14,6 +14,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from tokensweep.registry import KIND
+
+# Slots that came after the first runs: a frozen config may lack them, and is the same run as with these.
+NEUTRAL_SLOTS: Mapping[str, Mapping[str, Any]] = {"sampling": {KIND: "method/sampling/plain"}}
+
 
 class Code(StrEnum):
     """Whether a finished run of other code counts as done."""
@@ -32,6 +37,7 @@ class MethodConf:
     applies_to: list[str] = field(default_factory=list)  # conditions that must hold, see tokensweep methods
     updates_per_batch: int = 1
     allocation: Any = MISSING
+    sampling: Any = MISSING
     reward_terms: dict[str, Any] = field(default_factory=dict)
     advantage: Any = MISSING
     token_rewards: dict[str, Any] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tokensweep.config import RunConf
+from tokensweep.config import NEUTRAL_SLOTS, RunConf
 from tokensweep.paths import extension_dirs
 from tokensweep.registry import KIND, defaults_of, labels_of
 
@@ -53,7 +53,11 @@ def identity_of(frozen: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a frozen config that decides what is computed, without values at their default."""
     defaults = _run_defaults()
     kept = {key: frozen[key] for key in _IDENTITY_KEYS}
-    kept["method"] = {key: value for key, value in frozen["method"].items() if key not in _LABELS}
+    kept["method"] = {
+        key: value
+        for key, value in frozen["method"].items()
+        if key not in _LABELS and value != NEUTRAL_SLOTS.get(key)
+    }
     stripped = {key: _without_defaults(kept[key], defaults[key]) for key in _IDENTITY_KEYS if key != "seed"}
     return {
         "seed": frozen["seed"],

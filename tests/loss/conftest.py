@@ -7,6 +7,7 @@ import pytest
 from tokensweep.loss.method import Method
 from tokensweep.methods.grpo import (
     GroupNormalisedAdvantage,
+    PlainSampling,
     PPOClip,
     ShuffledMinibatch,
     TokenMean,
@@ -23,6 +24,7 @@ def grpo() -> Method:
         name="grpo",
         updates_per_batch=2,
         allocation=UniformAllocation(),
+        sampling=PlainSampling(),
         reward_terms={"verifier": VerifierReward()},
         advantage=GroupNormalisedAdvantage(),
         minibatch=ShuffledMinibatch(),

@@ -27,6 +27,7 @@ from tokensweep.paths import conf_dir
 _METHOD_ONLY: list[Any] = [
     "run_schema",
     {"method/allocation": "uniform"},
+    {"method/sampling": "plain"},
     {"method/reward_terms@method.reward_terms.verifier": "verifier"},
     {"method/advantage": "group_normalised"},
     {"method/minibatch": "shuffled"},

@@ -16,6 +16,7 @@ from tokensweep.loss.objective import micro_loss, prepare
 from tokensweep.loss.tables import Batch
 from tokensweep.methods.grpo import (
     GroupNormalisedAdvantage,
+    PlainSampling,
     PPOClip,
     RolloutMean,
     ShuffledMinibatch,
@@ -32,6 +33,7 @@ GRPO = Method(
     name="grpo",
     updates_per_batch=1,
     allocation=UniformAllocation(),
+    sampling=PlainSampling(),
     reward_terms={"verifier": VerifierReward()},
     advantage=GroupNormalisedAdvantage(eps=0),
     minibatch=ShuffledMinibatch(),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from tokensweep.loss.method import build_method
 from tokensweep.loss.tables import pack
-from tokensweep.train.batch import divide, fill_bins
+from tokensweep.train.batch import divide, fill_bins, trusting_trainer
 
 
 def test_bins_are_filled_longest_first_and_stay_in_budget() -> None:
@@ -49,3 +50,17 @@ def test_micro_batches_lie_inside_mini_batches_and_hold_every_rollout_once(
         mixed = [r for r in micro.rollouts.tolist() if 4 <= r < 8]
         rest = [r for r in micro.rollouts.tolist() if not 4 <= r < 8]
         assert [pack.tolist() for pack in micro.packs] == [part for part in (mixed, rest) if part]
+
+
+def test_a_rollout_drawn_by_a_rule_takes_the_trainers_logprobs_for_the_samplers() -> None:
+    batch = pack(
+        [[1], [1]],
+        completions=[[2, 3], [4]],
+        prompt_of=[0, 0],
+        accuracy=[1.0, 0.0],
+        truncated=[False, False],
+        max_tokens=2,
+    ).with_columns(old_logprobs=torch.tensor([-1.0, -2.0, -3.0]), sampler_logprobs=torch.zeros(3))
+    assert trusting_trainer(batch) is batch
+    ruled = replace(batch, facts={"ruled": torch.tensor([1.0, 0.0])})
+    assert trusting_trainer(ruled).columns["sampler_logprobs"].tolist() == [-1.0, -2.0, 0.0]

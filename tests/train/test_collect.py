@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokensweep.loss.method import Allocation
 from tokensweep.methods.dapo import DynamicSampling
-from tokensweep.methods.grpo import UniformAllocation
+from tokensweep.methods.grpo import PlainSampling, UniformAllocation
 from tokensweep.rollout import Request, Rollout, SamplingSpec
 from tokensweep.train.collect import Collector, problem_index
 
@@ -90,7 +90,7 @@ def test_log_probabilities_that_are_no_numbers_are_refused_with_engine_and_count
 ) -> None:
     broken = replace(collector(mixed), engine=Broken(mixed, logprobs=logprobs))
     with pytest.raises(ValueError, match=f"^Broken must give a finite log-probability .* {said}"):
-        broken.collect(step=1, position=0, allocation=UniformAllocation())
+        broken.collect(step=1, position=0, allocation=UniformAllocation(), sampling=PlainSampling())
 
 
 def test_sampling_and_grading_are_timed_apart() -> None:
@@ -100,7 +100,9 @@ def test_sampling_and_grading_are_timed_apart() -> None:
         phases.append(name)
         return nullcontext()
 
-    collector(mixed).collect(step=1, position=0, allocation=UniformAllocation(), phase=phase)
+    collector(mixed).collect(
+        step=1, position=0, allocation=UniformAllocation(), sampling=PlainSampling(), phase=phase
+    )
     assert phases == ["generate", "grade"]
 
 
@@ -123,7 +125,7 @@ def test_the_data_order_depends_on_the_seed() -> None:
 
 def test_uniform_allocation_keeps_every_group_of_one_round() -> None:
     collected = collector(lambda number, sample: True).collect(
-        step=1, position=5, allocation=UniformAllocation()
+        step=1, position=5, allocation=UniformAllocation(), sampling=PlainSampling()
     )
     assert (collected.rounds, collected.position) == (1, 7)
     assert collected.kept == collected.sampled
@@ -138,7 +140,9 @@ def test_dynamic_sampling_asks_for_new_prompts_until_enough_groups_are_mixed() -
         return number in good and sample == 0
 
     allocation = DynamicSampling(oversample=1.0, max_rounds=10)
-    collected = collector(right, prompts=3).collect(step=1, position=0, allocation=allocation)
+    collected = collector(right, prompts=3).collect(
+        step=1, position=0, allocation=allocation, sampling=PlainSampling()
+    )
     assert [group[0].problem.id for group in collected.kept] == [f"even-{order[i]}" for i in (0, 3, 5)]
     assert len(collected.sampled) == collected.position
     assert collected.rounds == 3  # positions 0-2 give one group, 3-4 another, 5 the last
@@ -146,19 +150,26 @@ def test_dynamic_sampling_asks_for_new_prompts_until_enough_groups_are_mixed() -
 
 def test_surplus_groups_are_cut() -> None:
     collected = collector(mixed).collect(
-        step=1, position=0, allocation=DynamicSampling(oversample=3.0, max_rounds=10)
+        step=1,
+        position=0,
+        allocation=DynamicSampling(oversample=3.0, max_rounds=10),
+        sampling=PlainSampling(),
     )
     assert (len(collected.sampled), len(collected.kept)) == (6, 2)
 
 
 def test_the_round_cap_ends_a_step_with_what_is_there() -> None:
     allocation = DynamicSampling(oversample=1.0, max_rounds=3)
-    collected = collector(lambda number, sample: False).collect(step=1, position=0, allocation=allocation)
+    collected = collector(lambda number, sample: False).collect(
+        step=1, position=0, allocation=allocation, sampling=PlainSampling()
+    )
     assert (collected.rounds, collected.kept) == (3, ())
 
 
 def test_a_problem_that_comes_twice_in_a_step_gets_new_samples() -> None:
-    collected = collector(mixed, size=1).collect(step=1, position=0, allocation=UniformAllocation())
+    collected = collector(mixed, size=1).collect(
+        step=1, position=0, allocation=UniformAllocation(), sampling=PlainSampling()
+    )
     trials = [trial for group in collected.kept for trial in group]
     assert [trial.sample for trial in trials] == [0, 1, 2, 3]
     assert len({trial.request.seed for trial in trials}) == 4
@@ -167,7 +178,7 @@ def test_a_problem_that_comes_twice_in_a_step_gets_new_samples() -> None:
 def test_sampling_seeds_depend_on_the_step_and_not_on_the_number_of_prompts() -> None:
     def seeds(step: int, *, prompts: int) -> list[int]:
         collected = collector(mixed, prompts=prompts).collect(
-            step=step, position=0, allocation=UniformAllocation()
+            step=step, position=0, allocation=UniformAllocation(), sampling=PlainSampling()
         )
         return [trial.request.seed for trial in collected.kept[0]]
 
@@ -179,7 +190,9 @@ def test_a_thought_that_the_prompt_opened_stands_before_the_text_that_is_graded(
     thinking = replace(
         collector(mixed), decode=lambda ids: f"{ids[0]}\nAssistant: <think>\n" if ids[0] > 1 else str(ids[0])
     )
-    groups = thinking.collect(step=1, position=0, allocation=UniformAllocation()).kept
+    groups = thinking.collect(
+        step=1, position=0, allocation=UniformAllocation(), sampling=PlainSampling()
+    ).kept
     texts = {trial.problem.prompt: [each.text for each in group] for group in groups for trial in group[:1]}
     plain = {prompt: text for prompt, text in texts.items() if prompt in ("0=", "1=")}
     thought = {prompt: text for prompt, text in texts.items() if prompt not in plain}
@@ -200,8 +213,8 @@ class FirstOnly(Allocation):
 
 
 def test_an_allocation_sees_the_grades_in_the_order_of_sampling() -> None:
-    both = collector(mixed).collect(step=1, position=0, allocation=FirstOnly())
+    both = collector(mixed).collect(step=1, position=0, allocation=FirstOnly(), sampling=PlainSampling())
     none = replace(collector(mixed), engine=Scripted(lambda n, s: s == 1)).collect(
-        step=1, position=0, allocation=FirstOnly()
+        step=1, position=0, allocation=FirstOnly(), sampling=PlainSampling()
     )
     assert (len(both.kept), len(none.kept), none.rounds) == (2, 0, 3)

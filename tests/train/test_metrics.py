@@ -141,3 +141,16 @@ def test_a_stopwatch_adds_up_phases_also_when_they_fail() -> None:
         raise RuntimeError("broken")
     assert list(watch.seconds) == ["time/a_s"]
     assert watch.seconds["time/a_s"] > 0
+
+
+def test_rollouts_drawn_by_a_rule_are_left_out_of_the_mismatch() -> None:
+    batch = pack(
+        [[1], [1]],
+        completions=[[2], [4]],
+        prompt_of=[0, 0],
+        accuracy=[1.0, 0.0],
+        truncated=[False, False],
+        max_tokens=1,
+    ).with_columns(old_logprobs=torch.tensor([-1.0, -1.0]), sampler_logprobs=torch.tensor([-1.5, -9.0]))
+    assert mismatch_metrics(replace(batch, facts={"ruled": torch.tensor([0.0, 1.0])}))["mismatch/max"] == 0.5
+    assert mismatch_metrics(replace(batch, facts={"ruled": torch.ones(2)})) == {}

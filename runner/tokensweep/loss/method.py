@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
+from tokensweep.config import NEUTRAL_SLOTS
 from tokensweep.loss.schedule import Schedule, build_schedule
 from tokensweep.loss.tables import Batch, Scope, View
 from tokensweep.registry import build
 
 if TYPE_CHECKING:
     from tokensweep.loss.probe import Probe
+    from tokensweep.rollout.rules import Rule
     from tokensweep.train.collect import Trial
 
 
@@ -133,6 +135,26 @@ class Allocation(Part, Protocol):
     def keep(self, accuracy: Tensor) -> bool:
         """Whether a group with these grades [G] is trained."""
         ...
+
+
+class Sampling(Part, Protocol):
+    """Decides by which rule each rollout of a group is drawn.
+
+    The loss knows nothing of it: such a rollout counts as drawn by the old policy. What the engine reports of
+    its log-probabilities is of another distribution, so nothing reads it, see ``train.batch``.
+    """
+
+    @abstractmethod
+    def rule(self, sample: int, *, group_size: int) -> Rule | None:
+        """The rule of rollout ``sample``, from 0, of a group; None: drawn as the run's ``sampling`` says.
+
+        Raises ValueError for a group that can't be divided as the component wants.
+        """
+        ...
+
+    def rules(self, group_size: int) -> tuple[Rule | None, ...]:
+        """That of every rollout of a group."""
+        return tuple(self.rule(sample, group_size=group_size) for sample in range(group_size))
 
 
 class RewardTerm(Part, Protocol):
@@ -252,6 +274,7 @@ class Method:
     name: str
     updates_per_batch: int  # optimiser steps between two weight syncs
     allocation: Allocation
+    sampling: Sampling
     reward_terms: Mapping[str, RewardTerm]
     advantage: Advantage
     minibatch: Minibatch
@@ -308,7 +331,7 @@ class Method:
         return parts[0].guarantees.intersection(*(part.guarantees for part in parts[1:]))
 
 
-SINGLE_SLOTS = ("allocation", "advantage", "minibatch", "ratio", "surrogate", "aggregate")
+SINGLE_SLOTS = ("allocation", "sampling", "advantage", "minibatch", "ratio", "surrogate", "aggregate")
 MAP_SLOTS = ("reward_terms", "token_rewards", "advantage_shapers", "token_weights", "regularizers", "probes")
 _LABELS = ("paper", "evidence", "applies_to")  # for people; the method does not read them
 
@@ -322,7 +345,8 @@ def build_method(node: Mapping[str, Any]) -> Method:
     known = {*(f.name for f in fields(Method)), *_LABELS}
     if unknown := sorted(set(node) - known):
         raise ValueError(f"a method must have only the keys {sorted(known)}, got {', '.join(unknown)} too")
-    single: dict[str, Any] = {slot: build(node[slot]) for slot in SINGLE_SLOTS}
+    filled = {**NEUTRAL_SLOTS, **node}
+    single: dict[str, Any] = {slot: build(filled[slot]) for slot in SINGLE_SLOTS}
     maps: dict[str, Any] = {
         slot: {name: build(part) for name, part in node.get(slot, {}).items()} for slot in MAP_SLOTS
     }

@@ -27,6 +27,8 @@ _FILLED_BY = {
     "uniform": "the trainer, which draws one number per token",
 }
 
+RULED = "ruled"  # fact: 1 where a rollout was drawn by a sampling rule, else 0; missing where none was
+
 MAX_LOG_RATIO = 20.0  # exp(20) = 4.9e8 is finite in float32, and no clip range reaches it
 
 

@@ -21,6 +21,7 @@ from tokensweep.loss.method import (
     Minibatch,
     Ratio,
     RewardTerm,
+    Sampling,
     Surrogate,
     on_policy,
 )
@@ -40,6 +41,16 @@ class UniformAllocation(Allocation):
     def keep(self, accuracy: Tensor) -> bool:
         """Always true."""
         return True
+
+
+@component("method/sampling", "plain")
+@dataclass(frozen=True)
+class PlainSampling(Sampling):
+    """Every rollout is drawn as the run's ``sampling`` says, by no rule."""
+
+    def rule(self, sample: int, *, group_size: int) -> None:
+        """None."""
+        return
 
 
 @component("method/reward_terms", "verifier")

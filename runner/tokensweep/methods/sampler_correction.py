@@ -10,6 +10,7 @@ Weights do not move denominators: ``token_mean`` and ``rollout_mean`` divide by 
 weight 0 included, as verl (for weights) and TRL do; ``selected_mean`` divides by the sum of the weights,
 which normalises them. Regularizers see no weights. All of it is wrong for a sampler with top-p or top-k,
 whose log-probabilities are of fewer tokens than the trainer's: such a run is refused before it starts.
+Rollouts drawn by a sampling rule (``method/sampling``) have a ratio of 1 here: see ``trusting_trainer``.
 
 Sources: Yao et al., "Your efficient RL framework secretly brings you off-policy RL training",
 fengyao.notion.site/off-policy-rl (``Yao``); Liu, Li et al., "When speed kills stability",

@@ -8,6 +8,7 @@ slot says which rollouts of training are. A request carries its rule as names an
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tokensweep.registry import KIND, build, component, components
-from tokensweep.rollout.protocol import Rules, SamplingSpec
+from tokensweep.rollout.protocol import Engine, Ruled, Rules, SamplingSpec
 
 GROUP = "eval/rule"
 _OURS = "rule/"  # what the names of our pairs begin with; all others are for a user's own logits processors
@@ -112,6 +113,25 @@ class TwoTemperatures(Rule):
                 f"two_temperatures has its own, so temperature must be 1, got {sampling.temperature:g}: "
                 "change rule.high and rule.low"
             )
+
+
+def check_rule(rule: Rule, sampling: SamplingSpec, *, engine: Engine, where: str) -> None:
+    """Raise ValueError, naming the key ``where`` the rule stands, for what it does not go with."""
+    if not isinstance(engine, Ruled):
+        raise ValueError(
+            f"{where} draws by a rule, and {type(engine).__name__} follows none: take rollout=torch or vllm"
+        )
+    try:
+        rule.check(sampling)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def announce(rules: Iterable[Rule | None], engine: Engine) -> None:
+    """Tell an engine before its first ``load`` that requests will have rules, if any of these is one."""
+    if any(rule is not None for rule in rules):
+        assert isinstance(engine, Ruled), "refused when it was planned"
+        engine.expect_rules()
 
 
 def pairs_of(rule: Rule | None) -> Rules:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokensweep.loss.method import Method
 from tokensweep.loss.objective import provisional_score
-from tokensweep.loss.tables import Batch, pack
+from tokensweep.loss.tables import RULED, Batch, pack
 from tokensweep.seeds import derive_seed
 from tokensweep.train.collect import Group, Trial
 from tokensweep.train.ranks import Ranks
@@ -62,8 +62,12 @@ def build_batch(groups: Sequence[Group], *, method: Method, max_tokens: int, see
 
 
 def _facts(method: Method, trials: Sequence[Trial]) -> dict[str, Tensor]:
-    """What the parts of the method read in the rollouts. Raises ValueError when two read the same."""
-    facts: dict[str, Tensor] = {}
+    """What the parts of the method read in the rollouts, and which were drawn by a rule if any was.
+
+    Raises ValueError when two read the same.
+    """
+    ruled = [float(bool(trial.request.rules)) for trial in trials]
+    facts: dict[str, Tensor] = {RULED: torch.tensor(ruled)} if any(ruled) else {}
     for where, part in method.parts():
         told = [part.facts(trial) for trial in trials]
         for name in told[0] if told else ():
@@ -71,6 +75,20 @@ def _facts(method: Method, trials: Sequence[Trial]) -> dict[str, Tensor]:
                 raise ValueError(f"the fact {name!r} of {where} is there already: use one such component")
             facts[name] = torch.tensor([each[name] for each in told], dtype=torch.float32)
     return facts
+
+
+def trusting_trainer(batch: Batch) -> Batch:
+    """The batch with ``old_logprobs`` as the ``sampler_logprobs`` of rollouts that were drawn by a rule.
+
+    The engine's are of the rule's distribution, so their ratio to the trainer's is no mismatch: every
+    correction for the sampler sees a ratio of 1 there.
+    """
+    if RULED not in batch.facts:
+        return batch
+    ruled = batch.facts[RULED][batch.rollout_of] > 0
+    columns = batch.columns
+    trusted = torch.where(ruled, columns["old_logprobs"], columns["sampler_logprobs"])
+    return batch.with_columns(sampler_logprobs=trusted)
 
 
 def divide(batch: Batch, *, method: Method, micro_tokens: int, seed: int) -> tuple[Batch, Plan]:

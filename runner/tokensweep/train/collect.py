@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Allocation
+from tokensweep.loss.method import Allocation, Sampling
 from tokensweep.models.prompts import Decode, Encode, answer_text
 from tokensweep.problems import Answered, Grade, Mixed, Outcome, Problem, ProblemSource
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
+from tokensweep.rollout.rules import Rule, pairs_of
 from tokensweep.seeds import derive_seed
 from tokensweep.train.ranks import ALONE, Ranks
 
@@ -104,23 +105,31 @@ class Collector:
     ranks: Ranks = ALONE
 
     def collect(
-        self, *, step: int, position: int, allocation: Allocation, phase: Phase = _untimed
+        self,
+        *,
+        step: int,
+        position: int,
+        allocation: Allocation,
+        sampling: Sampling,
+        phase: Phase = _untimed,
     ) -> Collected:
         """Rounds of sampling until the allocation wants no more prompts; groups beyond the target are cut.
+
+        ``sampling`` says which rollouts of a group are drawn by a rule.
 
         ``kept`` may hold fewer groups than the target, or none: the allocation limits its own rounds. This
         rank's part of the sampling is timed as ``phase("generate")``, its grading as ``phase("grade")``.
         Raises ValueError for log-probabilities of the engine that are missing or not finite.
         """
+        rules = sampling.rules(self.group_size)
         sampled: list[Group] = []
         kept: list[Group] = []
         drawn: Counter[str] = Counter()
         rounds = 0
         while count := allocation.wanted(rounds, kept=len(kept), target=self.num_prompts):
             indices = [self._index(position + offset) for offset in range(count)]
-            groups = self._sample(
-                [self.source[index] for index in indices], step=step, drawn=drawn, phase=phase
-            )
+            problems = [self.source[index] for index in indices]
+            groups = self._sample(problems, step=step, drawn=drawn, rules=rules, phase=phase)
             sampled += groups
             kept += [group for group in groups if allocation.keep(accuracies(group))]
             position += count
@@ -137,9 +146,16 @@ class Collector:
         return own[problem_index(number, size=len(own), seed=derive_seed(self.seed, "domain", domain))]
 
     def _sample(
-        self, problems: Sequence[Problem], *, step: int, drawn: Counter[str], phase: Phase
+        self,
+        problems: Sequence[Problem],
+        *,
+        step: int,
+        drawn: Counter[str],
+        rules: Sequence[Rule | None],  # of the rollouts of a group
+        phase: Phase,
     ) -> list[Group]:
         """One group per problem. A problem drawn twice in a step gets new samples, not copies."""
+        pairs = [pairs_of(rule) for rule in rules]
         work: list[tuple[Problem, int, Request]] = []
         for problem in problems:
             prompt_ids = self.encode(self.source.prompt_text(problem))
@@ -147,9 +163,10 @@ class Collector:
             drawn[problem.id] += self.group_size
             for sample in range(first, first + self.group_size):
                 seed = derive_seed(self.seed, "rollout", step, problem.id, sample)
-                work.append(
-                    (problem, sample, Request(prompt_ids=prompt_ids, seed=seed, sampling=self.sampling))
+                request = Request(
+                    prompt_ids=prompt_ids, seed=seed, sampling=self.sampling, rules=pairs[sample - first]
                 )
+                work.append((problem, sample, request))
         with self.ranks.agreed():
             own = self._draw([work[index] for index in self.ranks.part(len(work))], phase)
         trials = [

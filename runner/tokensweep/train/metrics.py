@@ -13,7 +13,7 @@ from torch import Tensor
 from tokensweep.loss.method import Method
 from tokensweep.loss.method import Policy as PolicyOf
 from tokensweep.loss.objective import Prepared
-from tokensweep.loss.tables import MAX_LOG_RATIO, Batch
+from tokensweep.loss.tables import MAX_LOG_RATIO, RULED, Batch
 from tokensweep.train.collect import Collected, accuracies
 from tokensweep.train.ranks import ALONE, Ranks
 
@@ -33,11 +33,11 @@ DENOMINATORS: Mapping[str, str] = {
     "entropy/p50": "tokens trained on",
     "entropy/p80": "tokens trained on",
     "entropy/p95": "tokens trained on",
-    "mismatch/mean_abs": "tokens trained on; |sampler - trainer| log-probability, nats; without top-p, top-k",
+    "mismatch/mean_abs": "tokens trained on, but of rollouts drawn by a rule; |sampler - trainer| nats",
     "mismatch/max": "the largest such difference",
-    "mismatch/kl": "tokens trained on; k3 estimate of KL(sampler || trainer), nats; without top-p, top-k",
+    "mismatch/kl": "likewise; k3 estimate of KL(sampler || trainer), nats",
     "mismatch/max_ratio": "the largest ratio of the trainer's to the sampler's probability, exp(20) at most",
-    "mismatch/beyond_2x": "tokens trained on; those whose such ratio lies outside [1/2, 2]",
+    "mismatch/beyond_2x": "likewise; those whose such ratio lies outside [1/2, 2]",
     "active_fraction": "tokens trained on; those that can carry a gradient",
     "grad_norm": "optimiser steps of the batch; before clipping; 0 without a step",
     "lr": "learning rate of the step",
@@ -134,10 +134,16 @@ def kept_metrics(method: Method, prepared: Prepared) -> dict[str, float]:
 def mismatch_metrics(batch: Batch) -> dict[str, float]:
     """How far the sampler's log-probabilities are from the trainer's; both must be of the full vocabulary.
 
+    Rollouts drawn by a rule are left out, whose sampler had another distribution; nothing where all were.
+
     With r the trainer's probability of a token over the sampler's, ``kl`` is the mean of ``r - 1 - log r``:
     k3, never negative, and unbiased for KL(sampler || trainer) as the sampler drew the tokens.
     """
     log_ratio = batch.columns["old_logprobs"].double() - batch.columns["sampler_logprobs"].double()
+    if RULED in batch.facts:
+        log_ratio = log_ratio[batch.facts[RULED][batch.rollout_of] == 0]
+    if log_ratio.numel() == 0:
+        return {}
     gap = log_ratio.abs()
     held = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return {

@@ -19,6 +19,7 @@ from tokensweep.registry import build
 from tokensweep.rollout import Engine, SamplingSpec
 from tokensweep.rollout.protocol import Joining
 from tokensweep.rollout.reference import HfEngine
+from tokensweep.rollout.rules import announce
 from tokensweep.train.activations import recompute_layers
 from tokensweep.train.collect import Collector
 from tokensweep.train.ranks import Ranks
@@ -70,10 +71,11 @@ def assemble(config: Mapping[str, Any], *, cache: Path) -> Parts:
         raise ValueError("sampling.temperature must be above 0: training needs samples that differ")
     source = build(config["data"])
     check_source(source)
-    model = build(config["model"])
+    model, engine = build(config["model"]), build(config["rollout"])
+    announce(method.sampling.rules(config["batch"]["group_size"]), engine)
     return Parts(
         source=source,
-        engine=build(config["rollout"]),
+        engine=engine,
         method=method,
         trainable=trainable_of(config),
         model_folder=model.materialise(data=source, cache=cache),

@@ -58,9 +58,7 @@ def store_rollouts(
 
 def _token_columns(prepared: Prepared) -> dict[str, Tensor]:
     """Every stored column of the trained tokens, [N] each, on the host."""
-    columns = {
-        name: prepared.batch.columns[name] for name in ("old_logprobs", "sampler_logprobs", "old_entropy")
-    }
+    columns = {name: prepared.batch.columns[name] for name in ("old_logprobs", "old_entropy")}
     columns |= {"advantages": prepared.advantages, "weights": prepared.weights, "active": prepared.active}
     return {name: column.cpu() for name, column in columns.items()}
 
@@ -84,5 +82,6 @@ def _row(
         "text": trial.text,
         "prompt_ids": list(trial.request.prompt_ids),
         "token_ids": list(trial.rollout.completion_ids),
+        "sampler_logprobs": list(trial.rollout.sampler_logprobs),  # also of rollouts drawn by a rule
         **{name: column[span].tolist() for name, column in columns.items()},
     }

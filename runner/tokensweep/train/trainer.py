@@ -23,7 +23,7 @@ from tokensweep.loss.probe import StateProbe, States
 from tokensweep.loss.tables import Batch
 from tokensweep.seeds import derive_seed
 from tokensweep.train import metrics as measure
-from tokensweep.train.batch import Plan, build_batch, divide, own_part
+from tokensweep.train.batch import Plan, build_batch, divide, own_part, trusting_trainer
 from tokensweep.train.checkpoint import (
     Checkpoint,
     Progress,
@@ -151,6 +151,7 @@ class _Training:
                 step=number,
                 position=self.progress.position,
                 allocation=method.allocation,
+                sampling=method.sampling,
                 phase=watch.phase,
             )
         self.parts.engine.rest()
@@ -287,7 +288,7 @@ class _Training:
             if self.reference is not None:
                 columns["ref_logprobs"] = self.reference.everywhere(batch, plan=own)["logprobs"]
         self.ranks.add(list(columns.values()))
-        batch = batch.with_columns(**columns)
+        batch = trusting_trainer(batch.with_columns(**columns))
         return replace(batch, rewards=score(method, batch)), own, ahead
 
     def _set_lr(self, step: int) -> float:
