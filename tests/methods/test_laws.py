@@ -65,6 +65,7 @@ VARIANTS = (
     "method=[forking_tokens,icepop]",
     "method=[grpo_kl,icepop] method.token_weights.icepop.high=1.5",
     "method=[dapo,tis,geo_mask] method.token_weights.geo_mask.low=0.8 method.token_weights.geo_mask.high=1.3",
+    "method=[mixed_cuts,tis] method.sampling.share=1",
     "method=[dapo,entropy_adv] method.advantage_shapers.entropy.policy=old",
     "method=dapo +method/probes@method.probes.flips=token_flips",
     "method=cancellation +method/advantage_shapers@method.advantage_shapers.signs=balanced_signs",

@@ -179,3 +179,28 @@ def test_a_plan_explains_what_hydra_cannot_merge() -> None:
     sweep = adhoc_sweep([["method=rloo", "method.token_rewards.kl.beta=1"]], name="x", scale="tiny")
     with pytest.raises(ValueError, match=r"no key or group 'method\.token_rewards\.kl\.beta'"):
         make_plan(sweep)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ["rollout=fake"],
+            "method.sampling draws by a rule, and FakeEngine follows none: take rollout=torch",
+        ),
+        (
+            ["sampling.top_p=0.9"],
+            "method.sampling: CUTS draws uniformly from its survivors.*got 1, 0.9 and 0",
+        ),
+        (["batch.group_size=7"], "whole rollouts, got 0.5 of batch.group_size=7"),
+        (["method.sampling.share=0", "method.sampling.delta=0.1"], "delta has no effect here: .*share=0"),
+    ],
+)
+def test_sampling_rules_must_go_with_the_run(overrides: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        freeze_run(["method=mixed_cuts", *overrides])
+
+
+def test_an_engine_without_rules_takes_a_method_that_draws_nothing_by_one() -> None:
+    frozen = freeze_run(["method=mixed_cuts", "rollout=fake", "method.sampling.share=0"])
+    assert frozen["rollout"]["_component_"] == "rollout/fake"

@@ -64,6 +64,19 @@ def test_a_config_from_before_there_were_probes_is_the_run_that_it_was() -> None
     assert _identity("+method/probes@method.probes.flips=token_flips") != _identity()  # it has more to tell
 
 
+@pytest.mark.parametrize("preset", ["dapo", "forking_tokens", "grpo_kl"])
+def test_a_config_from_before_a_slot_is_the_same_run_as_with_its_neutral_choice(
+    preset: str,
+) -> None:
+    frozen = freeze_run([f"method={preset}"])
+    before = {**frozen, "method": {key: node for key, node in frozen["method"].items() if key != "sampling"}}
+    assert frozen["method"]["sampling"] == {KIND: "method/sampling/plain"}
+    assert identity_of(before) == identity_of(frozen)
+    assert build_method(before["method"]) == build_method(frozen["method"])
+    cuts = freeze_run([f"method={preset}", "method/sampling=mixed_cuts"])
+    assert identity_of(cuts) != identity_of(frozen)
+
+
 def test_the_label_of_a_method_is_no_part_of_a_run() -> None:
     assert _identity("method.name=other", "method.paper=x") == _identity()
 

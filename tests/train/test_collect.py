@@ -15,7 +15,9 @@ from torch import Tensor
 from tokensweep.loss.method import Allocation
 from tokensweep.methods.dapo import DynamicSampling
 from tokensweep.methods.grpo import PlainSampling, UniformAllocation
+from tokensweep.methods.mixed_cuts import MixedCuts
 from tokensweep.rollout import Request, Rollout, SamplingSpec
+from tokensweep.rollout.rules import Cuts, pairs_of
 from tokensweep.train.collect import Collector, problem_index
 
 Even = importlib.import_module("easy_task").Even
@@ -218,3 +220,17 @@ def test_an_allocation_sees_the_grades_in_the_order_of_sampling() -> None:
         step=1, position=0, allocation=FirstOnly(), sampling=PlainSampling()
     )
     assert (len(both.kept), len(none.kept), none.rounds) == (2, 0, 3)
+
+
+def test_rules_are_of_places_in_a_group_and_seeds_do_not_depend_on_them() -> None:
+    mixed_cuts = MixedCuts(share=0.5)
+    plain, ruled = (
+        collector(mixed, size=1).collect(
+            step=1, position=0, allocation=UniformAllocation(), sampling=sampling
+        )
+        for sampling in (PlainSampling(), mixed_cuts)
+    )
+    requests = [trial.request for group in ruled.kept for trial in group]  # one problem, drawn twice
+    assert [request.rules for request in requests] == [(), pairs_of(Cuts())] * 2
+    same = [replace(request, rules=()) for request in requests]
+    assert same == [trial.request for group in plain.kept for trial in group]

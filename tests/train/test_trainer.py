@@ -266,3 +266,43 @@ def test_progress_is_heard_after_every_step(tmp_path: Path, small_config: Make) 
 
 def _weights(result: TrainResult) -> bytes:
     return (result.checkpoint / "model.safetensors").read_bytes()
+
+
+_CUTS = {"_component_": "method/sampling/mixed_cuts", "warm_up": 2, "delta": 0.0}
+
+
+def test_without_cuts_the_run_is_that_of_the_base_method(tmp_path: Path, small_config: Make) -> None:
+    off = small_config()
+    off["method"]["sampling"] = {**_CUTS, "share": 0.0}
+    assert _weights(train(off, tmp_path / "off")) == _weights(train(small_config(), tmp_path / "base"))
+
+
+def test_rollouts_drawn_by_a_rule_are_no_mismatch_and_are_stored_as_they_were_drawn(
+    tmp_path: Path, small_config: Make
+) -> None:
+    config = small_config(store_rollouts={"every": 1, "share": 1.0})
+    config["method"]["sampling"] = _CUTS
+    train(config, tmp_path / "run")
+    assert max(column(tmp_path / "run", "mismatch/max")) < 1e-4  # of the plain half
+    assert max(column(tmp_path / "run", "method/sampling/looks_uniform")) < 0.05
+    # delta 0: all of K = 5 survive, and every token after the warm-up has probability 1/5.
+    assert column(tmp_path / "run", "method/sampling/survivors") == pytest.approx([5, 5], abs=1e-4)
+    for rollout in pq.read_table(tmp_path / "run" / "rollouts").to_pylist():
+        late = rollout["sampler_logprobs"][2:]
+        assert all(abs(value + 1.6094) < 1e-3 for value in late) == (rollout["sample"] >= 2 or not late)
+
+
+@pytest.mark.parametrize("correction", ["tis", "mis", "icepop", "geo_mask"])
+def test_a_correction_for_the_sampler_leaves_rollouts_drawn_by_a_rule_alone(
+    tmp_path: Path, small_config: Make, correction: str
+) -> None:
+    config, plain = small_config(), small_config()
+    for each in (config, plain):
+        each["method"]["sampling"] = {**_CUTS, "share": 1.0}
+    loose = {"low": 0.99, "high": 1.01} if correction == "geo_mask" else {}
+    config["method"]["token_weights"] = {
+        "sampler": {"_component_": f"method/token_weights/{correction}", **loose}
+    }
+    one, other = (train(each, tmp_path / name) for each, name in ((config, "one"), (plain, "other")))
+    assert _weights(one) == _weights(other)
+    assert "mismatch/max" not in read_metrics(tmp_path / "one")[0]["metrics"]
