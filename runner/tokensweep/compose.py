@@ -223,6 +223,18 @@ def _check_components(frozen: Frozen, parts: Parts) -> None:
         parts.component(f"eval.suites.{name}", suite)
     if "method" in frozen:
         parts.method(frozen["method"])
+    check_eval_rule(frozen, parts=parts)
+
+
+def check_eval_rule(config: Mapping[str, Any], *, parts: Parts | None = None) -> None:
+    """Raise ValueError for an ``eval.rule`` that its other settings or the engine do not go with."""
+    parts, settings = parts or Parts(), config["eval"]
+    if not settings.get("rule"):
+        return
+    given = {key: settings[key] for key in ("temperature", "top_p", "top_k")}
+    sampling = SamplingSpec(**given, max_tokens=settings["max_tokens"] or 1)
+    engine = parts.component("rollout", config["rollout"])
+    check_rule(parts.component("eval.rule", settings["rule"]), sampling, engine=engine, where="eval.rule")
 
 
 def _check_support(method: Method, sampling: Mapping[str, Any]) -> None:

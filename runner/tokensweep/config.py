@@ -98,6 +98,7 @@ class EvalConf:
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int | None = None  # null: the suite's own limit
+    rule: Any = None  # a sampling rule, see rollout.rules; null: none
     seed: int = 0
     k: list[int] = field(default_factory=lambda: [1, 8])  # of pass@k, maj@k and pass^k
     tau: list[float] = field(default_factory=lambda: [0.5, 0.9])  # of cover@tau

@@ -8,7 +8,7 @@ samples to those that are there. Texts are stored, so a better grader needs no m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from tokensweep.identity import digest
 from tokensweep.models.policy import Policy
 from tokensweep.models.prompts import Encode, answer_text
 from tokensweep.problems import Answered, Grade, Problem, ProblemSource
-from tokensweep.registry import without_labels
+from tokensweep.registry import build, without_labels
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
+from tokensweep.rollout.protocol import Rules
+from tokensweep.rollout.rules import announce, pairs_of
 from tokensweep.seeds import derive_seed
 from tokensweep_analysis.majority import count_votes
 from tokensweep_analysis.metrics import Kind, Metric
@@ -43,7 +45,8 @@ class EvalSpec:
     k: tuple[int, ...]  # of pass@k, maj@k and pass^k
     seed: int
     sampling: SamplingSpec
-    decode_hash: str  # engine, sampling and prompt
+    decode_hash: str  # engine, sampling, rule and prompt
+    rules: Rules = ()  # of the sampling rule, as a request carries them
     tau: tuple[float, ...] = ()  # of cover@tau
     answer_space: int | None = None  # of the suite, for its guess floor
 
@@ -59,6 +62,7 @@ class EvalSpec:
     def of(cls, entry: Mapping[str, Any], *, engine: Mapping[str, Any]) -> EvalSpec:
         """From an entry of ``plan.json`` and the config node of the engine."""
         stop = tuple(entry["sampling"].get("stop", ()))
+        rule = entry.get("rule")
         return cls(
             suite=entry["suite"],
             eval_id=entry["eval_id"],
@@ -70,8 +74,14 @@ class EvalSpec:
             seed=entry["seed"],
             sampling=SamplingSpec(**{**entry["sampling"], "stop": stop}),
             decode_hash=digest(
-                [entry["sampling"], without_labels(engine), *entry.get("prompt", {}).values()]
+                [
+                    entry["sampling"],
+                    without_labels(engine),
+                    *entry.get("prompt", {}).values(),
+                    *([rule] if rule else []),
+                ]
             )[:12],
+            rules=pairs_of(build(rule)) if rule else (),
             answer_space=entry.get("answer_space"),
         )
 
@@ -79,6 +89,11 @@ class EvalSpec:
     def folder_name(self) -> str:
         """Name of the evaluation's folder under ``evals/``."""
         return f"{self.suite}-{self.eval_id}"
+
+
+def announce_rules(entries: Iterable[Mapping[str, Any]], engine: Engine) -> None:
+    """Tell an engine before its first ``load`` whether entries of ``plan.json`` are drawn by a rule."""
+    announce((build(entry["rule"]) for entry in entries if entry.get("rule")), engine)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +308,10 @@ def _sample(
     prompts = {problem.id: maker.prompt_ids(problem) for problem, _ in shard}
     requests = [
         Request(
-            prompt_ids=prompts[problem.id], seed=maker.seed(problem, sample), sampling=maker.spec.sampling
+            prompt_ids=prompts[problem.id],
+            seed=maker.seed(problem, sample),
+            sampling=maker.spec.sampling,
+            rules=maker.spec.rules,
         )
         for problem, sample in shard
     ]

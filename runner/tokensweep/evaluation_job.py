@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.progress import Progress, TaskID
 from rich.text import Text
 
-from tokensweep.compose import Frozen
+from tokensweep.compose import Frozen, check_eval_rule
 from tokensweep.identity import digest, read_json, verify
 from tokensweep.names import check_name
 from tokensweep.plan import Contents, plan_evals
@@ -49,6 +49,7 @@ def evaluate_subject(config: Frozen, *, overrides: Sequence[str], console: Conso
     check_engine(config)
     contents = Contents()
     subject = _run_subject(config, overrides) if config["run"] else _model_subject(config, contents, console)
+    check_eval_rule(config)  # again: a run's own settings are among them now
     entries = plan_evals(config, subject=subject.name, step=subject.step, source_of=contents.source)
     if not entries:
         raise ValueError(
@@ -99,8 +100,9 @@ def _run_subject(config: Frozen, overrides: Sequence[str]) -> _Subject:
 
 
 def _typed_eval_keys(overrides: Sequence[str]) -> list[str]:
-    keys = (text.lstrip("+").partition("=")[0] for text in overrides)
-    return [key.removeprefix("eval.") for key in keys if key.startswith("eval.")]
+    """Keys right below ``eval``: of ``eval.rule.high=2`` and ``eval/rule=cuts`` it is ``rule``."""
+    keys = (text.lstrip("+~").partition("=")[0].replace("/", ".").split(".") for text in overrides)
+    return list(dict.fromkeys(key[1] for key in keys if key[0] == "eval" and len(key) > 1))
 
 
 def _model_subject(config: Frozen, contents: Contents, console: Console) -> _Subject:
@@ -148,7 +150,7 @@ def _evaluate_all(
     """The summaries of all suites; the model is loaded once."""
     import torch
 
-    from tokensweep.evaluate import EvalSpec, Subject, evaluate
+    from tokensweep.evaluate import EvalSpec, Subject, announce_rules, evaluate
     from tokensweep.models.policy import Policy
     from tokensweep.models.prompts import fitting, prompt_of
     from tokensweep.train.setup import device_of, encoder
@@ -164,6 +166,7 @@ def _evaluate_all(
     summaries = []
     with closing(build(config["rollout"])) as engine, Progress(console=console, transient=True) as bar:
         starting = bar.add_task("starting the engine", total=None)
+        announce_rules(entries, engine)
         engine.load(policy, version=subject.step or 0)
         bar.remove_task(starting)
         for entry, indices in zip(entries, asked, strict=True):

@@ -245,6 +245,7 @@ def plan_evals(
     ``subject`` is what is evaluated: a run id, or the revision of a model.
     """
     settings, wrapped, stop = config["eval"], prompt_identity(config), prompt_of(config).stop
+    ruled = {"rule": rule} if (rule := settings.get("rule")) else {}  # an older run's settings have no rule
     entries = []
     for name, node in settings["suites"].items():
         check_name(name, what="the name of a suite")
@@ -256,6 +257,7 @@ def plan_evals(
         decoding = {
             **sampling,
             **wrapped,
+            **ruled,
             "seed": settings["seed"],
             "engine": without_labels(config["rollout"]),
             "dtype": config["compute"]["dtype"],
@@ -277,6 +279,7 @@ def plan_evals(
                 "sampling": sampling,
                 "caution": caution(name, node, config["model"]),
                 **({"prompt": wrapped} if wrapped else {}),
+                **ruled,
             }
         )
     return entries

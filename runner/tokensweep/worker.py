@@ -166,7 +166,7 @@ def _evaluate_all(
     """
     import torch
 
-    from tokensweep.evaluate import EvalSpec, Subject, evaluate
+    from tokensweep.evaluate import EvalSpec, Subject, announce_rules, evaluate
     from tokensweep.models.policy import Policy
     from tokensweep.models.prompts import prompt_of
     from tokensweep.registry import build
@@ -185,6 +185,7 @@ def _evaluate_all(
     encode = encoder(prompt, policy, chat=build(config["model"]).chat)
     subject = Subject(run_id=plan["run_id"], config_hash=plan["config_sha"][:12], seed=config["seed"])
     with closing(build(config["rollout"])) as engine:
+        announce_rules(entries, engine)
         engine.load(policy, version=config["steps"])
         for entry in entries:
             source = build(entry["source"])

@@ -15,7 +15,9 @@ from tokensweep.models.policy import Policy
 from tokensweep.models.prompts import ModelPrompt
 from tokensweep.problems import Answered, Grade, Outcome, Problem, grade_each
 from tokensweep.rollout import Request, Rollout, SamplingSpec
+from tokensweep.rollout.embedded import TorchEngine
 from tokensweep.rollout.fake import FakeEngine
+from tokensweep.rollout.rules import TwoTemperatures, pairs_of
 from tokensweep.train.setup import encoder
 from tokensweep.verifier import after_thinking
 from tokensweep_analysis.samples import read_samples
@@ -275,6 +277,27 @@ class Lenient(Digits):
 
     def grade(self, problem: Problem, text: str, finish_reason: str) -> Grade:
         return super().grade(problem, text.replace("2", "1"), finish_reason)
+
+
+def test_every_sample_is_drawn_by_the_rule_and_the_seed_does_not_depend_on_it(
+    tmp_path: Path, policy: Policy
+) -> None:
+    asked: dict[str, list[Request]] = {}
+
+    class Ruled(TorchEngine):
+        def generate(self, requests: Sequence[Request], **options: Any) -> list[Rollout]:
+            asked[name] = list(requests)
+            return super().generate(requests, **options)
+
+    engine, encode = Ruled(), encoder(ModelPrompt(), policy, chat=False)
+    engine.load(policy, version=0)
+    rules = pairs_of(TwoTemperatures(high=9.0))
+    for name, given in (("none", spec()), ("two", spec(rules=rules))):
+        out = tmp_path / name
+        evaluate(policy, engine, Digits(), given, out_dir=out, subject=_SUBJECT, encode=encode)
+    assert {request.rules for request in asked["two"]} == {rules}
+    assert [replace(request, rules=()) for request in asked["two"]] == asked["none"]
+    assert list(read_samples([tmp_path / "none"]).text) != list(read_samples([tmp_path / "two"]).text)
 
 
 def test_the_reason_of_a_grader_error_stands_in_the_row(tmp_path: Path, policy: Policy) -> None:

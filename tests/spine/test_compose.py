@@ -201,6 +201,19 @@ def test_sampling_rules_must_go_with_the_run(overrides: list[str], told: str) ->
         freeze_run(["method=mixed_cuts", *overrides])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["eval/rule=cuts", "rollout=fake"], "eval.rule draws by a rule, and FakeEngine follows none"),
+        (["eval/rule=two_temperatures", "eval.temperature=0.6"], "eval.rule: .*temperature must be 1"),
+        (["eval/rule=cuts", "eval.rule.top_k=0"], r"eval.rule \(eval/rule/cuts\): top_k must be at least 1"),
+    ],
+)
+def test_the_rule_of_an_evaluation_must_go_with_it(overrides: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        freeze_run(overrides)
+
+
 def test_an_engine_without_rules_takes_a_method_that_draws_nothing_by_one() -> None:
     frozen = freeze_run(["method=mixed_cuts", "rollout=fake", "method.sampling.share=0"])
     assert frozen["rollout"]["_component_"] == "rollout/fake"

@@ -9,10 +9,12 @@ import pytest
 
 from tokensweep.compose import freeze_run, register_components
 from tokensweep.entries import merge_entries
+from tokensweep.evaluate import EvalSpec
 from tokensweep.identity import digest, identity_of, run_id, verify
 from tokensweep.loss.method import build_method
 from tokensweep.plan import plan_evals
 from tokensweep.registry import KIND, build, component, defaults_of
+from tokensweep.rollout.rules import Cuts, TwoTemperatures, rule_of
 
 register_components()
 
@@ -116,6 +118,30 @@ def test_an_evaluation_is_the_same_whatever_the_number_of_samples() -> None:
 
     few, many, cold = evals(), evals("eval.num_samples=64"), evals("eval.temperature=0.5")
     assert few[0]["eval_id"] == many[0]["eval_id"] != cold[0]["eval_id"]
+
+
+def test_a_sampling_rule_is_part_of_an_evaluation_only_where_there_is_one() -> None:
+    def evals(*overrides: str, without: bool = False) -> dict[str, Any]:
+        config = freeze_run(overrides)
+        if without:  # as a run from before there were rules was frozen
+            del config["eval"]["rule"]
+        (entry,) = plan_evals(config, subject="run", step=4, source_of=lambda node: (build(node), "hash"))
+        return entry
+
+    none, two = evals(), evals("eval/rule=two_temperatures")
+    hot, cuts = evals("eval/rule=two_temperatures", "eval.rule.high=1.4"), evals("eval/rule=cuts")
+    assert none == evals(without=True)
+    assert "rule" not in none
+    assert len({each["eval_id"] for each in (none, two, hot, cuts)}) == 4
+    specs = [EvalSpec.of(each, engine={KIND: "rollout/torch"}) for each in (none, two, hot, cuts)]
+    assert len({spec.decode_hash for spec in specs}) == 4
+    assert [rule_of(spec.rules) for spec in specs] == [
+        None,
+        TwoTemperatures(),
+        TwoTemperatures(high=1.4),
+        Cuts(),
+    ]
+    assert _identity("eval/rule=cuts") == _identity()
 
 
 def test_a_changed_frozen_config_is_refused(tmp_path: Path) -> None:
