@@ -100,6 +100,7 @@ class Freezer:
                 f"mini-batches keep groups whole ({type(method.minibatch).__name__}), got "
                 f"{method.updates_per_batch}: lower it, or choose method/minibatch=shuffled"
             )
+        method.allocation.check_group_size(frozen["batch"]["group_size"])
         _check_support(method, frozen["sampling"])
         _check_rules(method, frozen, parts=self._parts)
         _check_overridden_keys(parsed, schedules=frozen["method"]["schedules"], inert=inert_keys(method))

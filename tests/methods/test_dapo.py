@@ -12,6 +12,7 @@ from torch import Tensor
 from tokensweep.loss.laws import example_batch, loss_and_gradient, near_old
 from tokensweep.loss.method import Method
 from tokensweep.loss.objective import prepare, score
+from tokensweep.loss.outcomes import Outcomes
 from tokensweep.loss.tables import Batch, pack
 from tokensweep.methods.dapo import DynamicSampling, NotTruncated, SoftOverlongPenalty
 from tokensweep.methods.grpo import GroupNormalisedAdvantage, VerifierReward
@@ -110,10 +111,13 @@ def test_a_group_is_kept_when_its_grades_differ(grades: list[float], kept: bool)
 
 def test_sampling_goes_on_for_what_is_missing_until_the_rounds_are_used_up() -> None:
     sampling = DynamicSampling(max_rounds=3, oversample=1.5)
-    assert sampling.wanted(0, kept=0, target=8) == 12
-    assert sampling.wanted(1, kept=5, target=8) == 5  # ceil(1.5 * 3)
-    assert sampling.wanted(2, kept=8, target=8) == 0
-    assert sampling.wanted(3, kept=7, target=8) == 0
+    mixed, equal = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0])
+    start = Outcomes(num_prompts=8, group_size=2)
+    assert list(sampling.wanted(start)) == [2] * 12
+    second = replace(start, round=1, grades=(mixed,) * 5 + (equal,) * 7)
+    assert list(sampling.wanted(second)) == [0] * 12 + [2] * 5  # ceil(1.5 * 3) new prompts
+    assert not sampling.wanted(replace(second, round=2, grades=(mixed,) * 8))
+    assert not sampling.wanted(replace(second, round=3))
 
 
 @pytest.mark.parametrize("fields", [{"max_rounds": 0}, {"oversample": 0.5}])

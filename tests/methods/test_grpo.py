@@ -13,6 +13,7 @@ from torch import Tensor
 from tokensweep.loss.laws import Policies, example_batch, loss_and_gradient, near_old
 from tokensweep.loss.method import Method
 from tokensweep.loss.objective import micro_loss, prepare
+from tokensweep.loss.outcomes import Outcomes
 from tokensweep.loss.tables import Batch
 from tokensweep.methods.grpo import (
     GroupNormalisedAdvantage,
@@ -159,7 +160,9 @@ def test_more_minibatches_than_rollouts_are_refused() -> None:
 
 def test_uniform_allocation_asks_once_and_keeps_everything() -> None:
     uniform = UniformAllocation()
-    assert [uniform.wanted(round, kept=0, target=8) for round in range(3)] == [8, 0, 0]
+    start = Outcomes(num_prompts=3, group_size=8)
+    assert list(uniform.wanted(start)) == [8, 8, 8]
+    assert not uniform.wanted(replace(start, round=1, grades=(torch.ones(8),) * 3))
     assert uniform.keep(torch.ones(4))
 
 

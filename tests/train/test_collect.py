@@ -13,12 +13,14 @@ import pytest
 from torch import Tensor
 
 from tokensweep.loss.method import Allocation
+from tokensweep.loss.outcomes import Outcomes
 from tokensweep.methods.dapo import DynamicSampling
 from tokensweep.methods.grpo import PlainSampling, UniformAllocation
 from tokensweep.methods.mixed_cuts import MixedCuts
 from tokensweep.rollout import Request, Rollout, SamplingSpec
 from tokensweep.rollout.rules import Cuts, pairs_of
-from tokensweep.train.collect import Collector, problem_index
+from tokensweep.seeds import derive_seed
+from tokensweep.train.collect import Collected, Collector, problem_index
 
 Even = importlib.import_module("easy_task").Even
 
@@ -207,8 +209,8 @@ def test_a_thought_that_the_prompt_opened_stands_before_the_text_that_is_graded(
 class FirstOnly(Allocation):
     """Keeps a group if its first rollout is right; three rounds of one prompt."""
 
-    def wanted(self, round: int, *, kept: int, target: int) -> int:
-        return int(round < 3)
+    def wanted(self, outcomes: Outcomes) -> Sequence[int]:
+        return [0] * outcomes.round + [2] if outcomes.round < 3 else []
 
     def keep(self, accuracy: Tensor) -> bool:
         return bool(accuracy[0])
@@ -234,3 +236,67 @@ def test_rules_are_of_places_in_a_group_and_seeds_do_not_depend_on_them() -> Non
     assert [request.rules for request in requests] == [(), pairs_of(Cuts())] * 2
     same = [replace(request, rules=()) for request in requests]
     assert same == [trial.request for group in plain.kept for trial in group]
+
+
+def drawn(collected: Collected) -> list[list[tuple[str, int, int]]]:
+    return [
+        [(trial.problem.id, trial.sample, trial.request.seed) for trial in group]
+        for group in collected.sampled
+    ]
+
+
+def group(position: int, *samples: int) -> list[tuple[str, int, int]]:
+    """What a group of the fourth step must hold: the data's order and the seeds of the run, spelled out."""
+    number = f"even-{problem_index(position, size=10, seed=0)}"
+    return [(number, sample, derive_seed(0, "rollout", 4, number, sample)) for sample in samples]
+
+
+def test_uniform_and_dynamic_sampling_draw_the_seeds_of_step_problem_and_sample() -> None:
+    uniform = collector(mixed).collect(
+        step=4, position=6, sampling=PlainSampling(), allocation=UniformAllocation()
+    )
+    assert drawn(uniform) == [group(6, 0, 1), group(7, 0, 1)]
+    order = [problem_index(position, size=10, seed=0) for position in range(10)]
+    good = {order[1], order[3]}
+    dynamic = collector(lambda number, sample: number in good and sample == 0).collect(
+        step=4, position=0, sampling=PlainSampling(), allocation=DynamicSampling()
+    )
+    assert drawn(dynamic) == [group(position, 0, 1) for position in range(4)]  # rounds of 2, 1 and 1
+    assert (dynamic.rounds, dynamic.position) == (3, 4)
+
+
+@dataclass(frozen=True)
+class Rounds(Allocation):
+    """Asks for these counts, round by round."""
+
+    counts: tuple[tuple[int, ...], ...]
+
+    def wanted(self, outcomes: Outcomes) -> Sequence[int]:
+        return self.counts[outcomes.round] if outcomes.round < len(self.counts) else ()
+
+    def keep(self, accuracy: Tensor) -> bool:
+        return True
+
+    def sampling_metrics(self, outcomes: Outcomes) -> dict[str, float]:
+        return {"rounds": float(outcomes.round)}
+
+
+def test_a_prompt_that_was_drawn_gets_more_rollouts_with_the_seeds_that_follow() -> None:
+    collected = collector(mixed, prompts=3).collect(
+        step=4, position=0, sampling=PlainSampling(), allocation=Rounds(((2, 1), (0, 3, 2), (1,) * 3))
+    )
+    assert drawn(collected) == [group(0, 0, 1, 2), group(1, 0, 1, 2, 3, 4), group(2, 0, 1, 2)]
+    assert (collected.rounds, collected.position, collected.metrics) == (3, 3, {"rounds": 3.0})
+
+
+def test_groups_of_one_problem_share_its_numbers_in_the_order_of_sampling() -> None:
+    collected = collector(mixed, size=1).collect(
+        step=4, position=0, sampling=PlainSampling(), allocation=Rounds(((1, 2), (2, 1)))
+    )
+    assert [[trial.sample for trial in each] for each in collected.sampled] == [[0, 3, 4], [1, 2, 5]]
+
+
+@pytest.mark.parametrize("counts", [((2, 2), (1,)), ((2, 2), (0, 1, 0)), ((2, 2), (-1, 3))])
+def test_counts_that_no_prompt_can_have_are_refused(counts: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ValueError, match="a number of rollouts for each of the 2 prompts drawn so far"):
+        collector(mixed).collect(step=1, position=0, sampling=PlainSampling(), allocation=Rounds(counts))

@@ -8,7 +8,7 @@ A component is a frozen dataclass that derives from the protocol of its slot and
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from torch import Tensor
 
 from tokensweep.config import NEUTRAL_SLOTS
+from tokensweep.loss.outcomes import Outcomes
 from tokensweep.loss.schedule import Schedule, build_schedule
 from tokensweep.loss.tables import Batch, Scope, View
 from tokensweep.registry import build
@@ -124,17 +125,28 @@ class Part(Protocol):
 
 
 class Allocation(Part, Protocol):
-    """Decides which groups are sampled and which of them are trained."""
+    """Decides how many rollouts each prompt gets, in rounds, and which groups are trained."""
 
     @abstractmethod
-    def wanted(self, round: int, *, kept: int, target: int) -> int:
-        """Prompts to sample in this round (from 0) with ``kept`` of ``target`` groups in hand; 0 ends."""
+    def wanted(self, outcomes: Outcomes) -> Sequence[int]:
+        """Further rollouts of every prompt drawn so far, then of each new prompt to draw; none at all ends.
+
+        Called again after each round with what has come of it. A new prompt must get at least one rollout.
+        """
         ...
 
     @abstractmethod
     def keep(self, accuracy: Tensor) -> bool:
-        """Whether a group with these grades [G] is trained."""
+        """Whether a group with these grades [G] is trained, asked when sampling is over."""
         ...
+
+    def check_group_size(self, size: int) -> None:
+        """Raise ValueError where prompts can't have ``size`` rollouts on average."""
+        return
+
+    def sampling_metrics(self, outcomes: Outcomes) -> Mapping[str, float]:
+        """Numbers that show what it did in the step whose sampling has ended with ``outcomes``."""
+        return {}
 
 
 class Sampling(Part, Protocol):

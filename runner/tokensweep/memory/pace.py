@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tokensweep.loss.outcomes import Outcomes
 from tokensweep.memory.device import Device
 from tokensweep.memory.estimate import Work
 from tokensweep.rollout.needs import Drawing
@@ -70,7 +71,8 @@ def _decoding_bytes(work: Work, how: Drawing, mean_tokens: float) -> float:
     """What one rank reads while it draws its part: all weights for every token, and the cache so far."""
     if how.rows == 0:
         return 0.0
-    sampled = work.method.allocation.wanted(0, kept=0, target=work.prompts) * work.group_size
+    start = Outcomes(num_prompts=work.prompts, group_size=work.group_size)
+    sampled = max(sum(work.method.allocation.wanted(start)), work.rollouts)
     waves = max(1.0, sampled / work.ranks / how.rows)
     weights = (work.parameters.products + work.parameters.head) * how.weight_bytes
     cache = how.rows * (work.prompt + mean_tokens / 2) * work.kept.cache_per_token

@@ -6,6 +6,7 @@ Source: Yu et al., arXiv:2503.14476 (``paper`` below); the authors' code is verl
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.method import Allocation, Policy, RewardTerm, TokenWeight
+from tokensweep.loss.outcomes import Outcomes
 from tokensweep.loss.tables import Batch, View
 from tokensweep.registry import component
 
@@ -38,11 +40,13 @@ class DynamicSampling(Allocation):
                 f"max_rounds and oversample must be at least 1, got {self.max_rounds} and {self.oversample:g}"
             )
 
-    def wanted(self, round: int, *, kept: int, target: int) -> int:
-        """Prompts to sample in this round; 0 when enough groups are kept or the rounds are used up."""
-        if kept >= target or round >= self.max_rounds:
-            return 0
-        return math.ceil(self.oversample * (target - kept))
+    def wanted(self, outcomes: Outcomes) -> Sequence[int]:
+        """Nothing for prompts drawn so far; whole groups of new ones, until enough are kept or rounds end."""
+        missing = outcomes.num_prompts - sum(self.keep(grades) for grades in outcomes.grades)
+        if missing <= 0 or outcomes.round >= self.max_rounds:
+            return ()
+        new = math.ceil(self.oversample * missing)
+        return [0] * len(outcomes.grades) + [outcomes.group_size] * new
 
     def keep(self, accuracy: Tensor) -> bool:
         """Whether the grades [G] of a group differ."""

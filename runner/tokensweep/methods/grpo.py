@@ -5,6 +5,7 @@ Source: Shao et al., DeepSeekMath, arXiv:2402.03300 (``paper`` below).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -25,6 +26,7 @@ from tokensweep.loss.method import (
     Surrogate,
     on_policy,
 )
+from tokensweep.loss.outcomes import Outcomes
 from tokensweep.loss.tables import Batch, Unit, View
 from tokensweep.registry import component
 
@@ -32,11 +34,11 @@ from tokensweep.registry import component
 @component("method/allocation", "uniform")
 @dataclass(frozen=True)
 class UniformAllocation(Allocation):
-    """Samples every prompt once and trains every group, also those whose rewards are all equal."""
+    """The same number of rollouts for every prompt, all trained, also groups whose rewards are all equal."""
 
-    def wanted(self, round: int, *, kept: int, target: int) -> int:
-        """``target`` prompts in the first round, then 0."""
-        return target if round == 0 else 0
+    def wanted(self, outcomes: Outcomes) -> Sequence[int]:
+        """A group of every prompt in the first round, then nothing."""
+        return () if outcomes.round else [outcomes.group_size] * outcomes.num_prompts
 
     def keep(self, accuracy: Tensor) -> bool:
         """Always true."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.method import Allocation, Sampling
+from tokensweep.loss.outcomes import Outcomes
 from tokensweep.models.prompts import Decode, Encode, answer_text
 from tokensweep.problems import Answered, Grade, Mixed, Outcome, Problem, ProblemSource
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
@@ -57,6 +58,7 @@ class Collected:
     kept: tuple[Group, ...]
     rounds: int
     position: int  # problems drawn since the start of the run
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the allocation
 
 
 def _untimed(name: str) -> AbstractContextManager[None]:
@@ -113,7 +115,7 @@ class Collector:
         sampling: Sampling,
         phase: Phase = _untimed,
     ) -> Collected:
-        """Rounds of sampling until the allocation wants no more prompts; groups beyond the target are cut.
+        """Rounds of sampling until the allocation wants no more rollouts; groups beyond the target are cut.
 
         ``sampling`` says which rollouts of a group are drawn by a rule.
 
@@ -122,20 +124,37 @@ class Collector:
         Raises ValueError for log-probabilities of the engine that are missing or not finite.
         """
         rules = sampling.rules(self.group_size)
-        sampled: list[Group] = []
-        kept: list[Group] = []
+        groups: list[Group] = []
         drawn: Counter[str] = Counter()
-        rounds = 0
-        while count := allocation.wanted(rounds, kept=len(kept), target=self.num_prompts):
-            indices = [self._index(position + offset) for offset in range(count)]
-            problems = [self.source[index] for index in indices]
-            groups = self._sample(problems, step=step, drawn=drawn, rules=rules, phase=phase)
-            sampled += groups
-            kept += [group for group in groups if allocation.keep(accuracies(group))]
-            position += count
-            rounds += 1
-        target = tuple(kept[: self.num_prompts])
-        return Collected(sampled=tuple(sampled), kept=target, rounds=rounds, position=position)
+        outcomes = self._outcomes(groups, rounds=0)
+        while sum(counts := _checked(allocation.wanted(outcomes), known=len(groups))):
+            new = len(counts) - len(groups)
+            problems = [group[0].problem for group in groups]
+            problems += [self.source[self._index(position + offset)] for offset in range(new)]
+            places = [len(group) for group in groups] + [0] * new
+            asked = list(zip(problems, counts, places, strict=True))
+            more = self._sample(asked, step=step, drawn=drawn, rules=rules, phase=phase)
+            groups = [(*group, *added) for group, added in zip([*groups, *[()] * new], more, strict=True)]
+            position += new
+            outcomes = self._outcomes(groups, rounds=outcomes.round + 1)
+        kept = [
+            group for group, grades in zip(groups, outcomes.grades, strict=True) if allocation.keep(grades)
+        ]
+        return Collected(
+            sampled=tuple(groups),
+            kept=tuple(kept[: self.num_prompts]),
+            rounds=outcomes.round,
+            position=position,
+            metrics=allocation.sampling_metrics(outcomes),
+        )
+
+    def _outcomes(self, groups: Sequence[Group], *, rounds: int) -> Outcomes:
+        return Outcomes(
+            round=rounds,
+            num_prompts=self.num_prompts,
+            group_size=self.group_size,
+            grades=tuple(accuracies(group) for group in groups),
+        )
 
     def _index(self, position: int) -> int:
         """The problem at a position of the run; in a mixture every domain has an order of its own."""
@@ -147,29 +166,36 @@ class Collector:
 
     def _sample(
         self,
-        problems: Sequence[Problem],
+        asked: Sequence[tuple[Problem, int, int]],
         *,
         step: int,
         drawn: Counter[str],
-        rules: Sequence[Rule | None],  # of the rollouts of a group
+        rules: Sequence[Rule | None],  # of the rollouts of a group, from the first again beyond its size
         phase: Phase,
     ) -> list[Group]:
-        """One group per problem. A problem drawn twice in a step gets new samples, not copies."""
+        """So many new rollouts of each problem. One drawn twice in a step gets new ones, not copies.
+
+        ``asked`` has problems, how many rollouts of each, and how many its group has already.
+        """
         pairs = [pairs_of(rule) for rule in rules]
         work: list[tuple[Problem, int, Request]] = []
-        for problem in problems:
+        for problem, count, place in asked:
             prompt_ids = self.encode(self.source.prompt_text(problem))
             first = drawn[problem.id]
-            drawn[problem.id] += self.group_size
-            for sample in range(first, first + self.group_size):
+            drawn[problem.id] += count
+            for sample in range(first, first + count):
                 seed = derive_seed(self.seed, "rollout", step, problem.id, sample)
-                request = Request(
-                    prompt_ids=prompt_ids, seed=seed, sampling=self.sampling, rules=pairs[sample - first]
-                )
+                rule = pairs[(place + sample - first) % len(pairs)]
+                request = Request(prompt_ids=prompt_ids, seed=seed, sampling=self.sampling, rules=rule)
                 work.append((problem, sample, request))
+        trials = iter(self.draw(work, phase=phase))
+        return [tuple(islice(trials, count)) for _, count, _ in asked]
+
+    def draw(self, work: Sequence[tuple[Problem, int, Request]], *, phase: Phase = _untimed) -> list[Trial]:
+        """A graded rollout of every request, with the problem and the number that stand beside it."""
         with self.ranks.agreed():
             own = self._draw([work[index] for index in self.ranks.part(len(work))], phase)
-        trials = [
+        return [
             Trial(
                 problem=problem,
                 sample=sample,
@@ -180,7 +206,6 @@ class Collector:
             )
             for (problem, sample, request), drawn in zip(work, shared(own, self.ranks), strict=True)
         ]
-        return [tuple(trials[i : i + self.group_size]) for i in range(0, len(trials), self.group_size)]
 
     def _draw(self, work: Sequence[tuple[Problem, int, Request]], phase: Phase) -> list[Drawn]:
         """Sample and grade."""
@@ -205,6 +230,18 @@ class Collector:
             Drawn(rollout=rollout, grade=grade, text=answer.text)
             for rollout, grade, answer in zip(rollouts, grades, answers, strict=True)
         ]
+
+
+def _checked(counts: Sequence[int], *, known: int) -> Sequence[int]:
+    """The counts, or no count where all are 0. Raises ValueError for counts that an allocation can't want."""
+    if not counts:
+        return ()
+    if len(counts) < known or min(counts) < 0 or 0 in counts[known:]:
+        raise ValueError(
+            f"an allocation must give a number of rollouts for each of the {known} prompts drawn so far and "
+            f"at least 1 for each new one, got {list(counts)}"
+        )
+    return counts
 
 
 def shared(own: list[Drawn], ranks: Ranks) -> list[Drawn]:

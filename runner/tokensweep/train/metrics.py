@@ -84,6 +84,7 @@ def sampling_metrics(collected: Collected) -> dict[str, float]:
         "sampled/discarded_groups": float(len(collected.sampled) - len(collected.kept)),
         "sampled/rounds": float(collected.rounds),
         "tokens/generated": float(generated_tokens(collected)),
+        **{f"method/allocation/{name}": value for name, value in collected.metrics.items()},
     }
 
 
