@@ -100,6 +100,9 @@ VARIANTS = (
     "method=[archer,forking_tokens] method/surrogate=archer method/aggregate=selected_mean",
     "method=[archer,holderpo] method/surrogate=archer ~method.regularizers.kl",
     "method=grpo_kl method.regularizers.kl.where=uncertain method.regularizers.kl.policy=current",
+    "method=hora +method/token_weights@method.token_weights.group=equal_prompts",
+    "method=grpo_token_mean +method/token_weights@method.token_weights.group=equal_prompts "
+    "method.token_weights.group.unit=token",
 )
 CASES = [f"method={preset}" for preset in PRESETS] + list(VARIANTS)
 
