@@ -12,7 +12,7 @@ the logits is one more factor of ``dz``, its slope ``1 - tanh^2``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tokensweep.loss.tiles import Projection, Tiles, accumulator, add_product, wide_type
+
 _ON_REQUEST = ("varentropy", "sum_p2", "sum_p2c")
 STATISTICS = frozenset({"logprobs", "entropy", *_ON_REQUEST})
-
-CPU_TILE = (512, 1024)  # 2 MB in float32: tile and exponential stay in the caches of one core
-GPU_TILE = (1024, 4096)  # large enough to fill the device with each operation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,49 +75,14 @@ def linear_token_stats(
         raise ValueError(f"bias must be [{weight.shape[0]}], one per word, got {list(bias.shape)}")
     if softcap is not None and softcap <= 0:
         raise ValueError(f"softcap must be positive, got {softcap}")
-    dtype = _wide(hidden.dtype)
+    dtype = wide_type(hidden.dtype)
     scales = torch.as_tensor(scale, dtype=dtype, device=hidden.device).expand(targets.shape)
-    suited = CPU_TILE if hidden.device.type == "cpu" else GPU_TILE
-    tiles = _Tiles(rows=row_tile or suited[0], vocab=vocab_tile or suited[1])
+    tiles = Tiles.suited(hidden.device, rows=row_tile, vocab=vocab_tile)
     if "sum_p2c" in needs:
         needs = needs | {"sum_p2"}  # part of its gradient
     apply: Any = _LinearTokenStats.apply  # untyped in torch
     logprobs, entropy, *rest = apply(hidden, weight, bias, targets, scales, softcap, tiles, needs)
     return TokenStats(logprobs=logprobs, entropy=entropy, **dict(zip(_ON_REQUEST, rest, strict=True)))
-
-
-@dataclass(frozen=True)
-class _Tiles:
-    """Size of the largest piece of the logits that exists at a time."""
-
-    rows: int
-    vocab: int
-
-    def over_rows(self, count: int) -> Iterator[slice]:
-        return (slice(start, min(start + self.rows, count)) for start in range(0, count, self.rows))
-
-    def over_vocab(self, count: int) -> Iterator[slice]:
-        return (slice(start, min(start + self.vocab, count)) for start in range(0, count, self.vocab))
-
-
-@dataclass(frozen=True)
-class _Projection:
-    """From states to logits: weight [V, H], bias [V] and soft cap."""
-
-    weight: Tensor
-    bias: Tensor | None
-    softcap: float | None
-
-    def raw(self, hidden: Tensor, vocab: slice) -> Tensor:
-        """One tile of x in the wide type, or of tanh(x / softcap); x is the product with its bias."""
-        x = _matmul(hidden, self.weight[vocab].t())
-        if self.bias is not None:
-            x.add_(self.bias[vocab])
-        return x if self.softcap is None else x.div_(self.softcap).tanh_()
-
-    def factor(self, scales: Tensor) -> Tensor:
-        """What turns ``raw`` into logits, [n, 1]: after the product, so never in 16 bits."""
-        return (scales if self.softcap is None else scales * self.softcap).unsqueeze(1)
 
 
 class _LinearTokenStats(torch.autograd.Function):
@@ -133,13 +97,13 @@ class _LinearTokenStats(torch.autograd.Function):
         targets: Tensor,
         scales: Tensor,
         softcap: float | None,
-        tiles: _Tiles,
+        tiles: Tiles,
         needs: frozenset[str],
     ) -> tuple[Tensor | None, ...]:
         logprobs, entropy = scales.new_empty(targets.shape), scales.new_empty(targets.shape)
         high, log_sum = torch.empty_like(entropy), torch.empty_like(entropy)
         asked = {name: torch.empty_like(entropy) for name in _ON_REQUEST if name in needs}
-        projection = _Projection(weight, bias, softcap)
+        projection = Projection(weight, bias, softcap)
         for rows in tiles.over_rows(targets.numel()):
             fold = _Fold(scales[rows], needs=needs)
             for vocab in tiles.over_vocab(weight.shape[0]):
@@ -164,7 +128,7 @@ class _LinearTokenStats(torch.autograd.Function):
         rows = slice(None) if bool(moving.all()) else moving.nonzero().squeeze(1)  # a slice copies nothing
         d_hidden, d_weight, d_bias = _backward_rows(
             hidden[rows],
-            _Projection(weight, bias, ctx.softcap),
+            Projection(weight, bias, ctx.softcap),
             targets[rows],
             scales[rows],
             high=high[rows],
@@ -267,7 +231,7 @@ def _coefficients(
 
 def _backward_rows(
     hidden: Tensor,
-    projection: _Projection,
+    projection: Projection,
     targets: Tensor,
     scales: Tensor,
     *,
@@ -276,7 +240,7 @@ def _backward_rows(
     entropy: Tensor,
     coefficients: Tensor,
     terms: tuple[bool, ...],
-    tiles: _Tiles,
+    tiles: Tiles,
     wants_weight: bool,
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -286,7 +250,7 @@ def _backward_rows(
     d_weight = torch.zeros_like(weight) if wants_weight else None
     d_bias = torch.zeros_like(bias, dtype=scales.dtype) if bias is not None and wants_bias else None
     for vocab in tiles.over_vocab(weight.shape[0]):
-        block = _accumulator(d_weight, vocab, dtype=d_hidden.dtype)
+        block = accumulator(d_weight, vocab, dtype=d_hidden.dtype)
         for rows in tiles.over_rows(targets.numel()):
             raw, factor = projection.raw(hidden[rows], vocab), projection.factor(scales[rows])
             dz = raw.mul_(factor) if projection.softcap is None else raw * factor
@@ -301,21 +265,14 @@ def _backward_rows(
             )
             if projection.softcap is not None:
                 dz.mul_(raw.square_().neg_().add_(1))  # the slope of the cap
-            _add_product(d_hidden[rows], dz, weight[vocab])
+            add_product(d_hidden[rows], dz, weight[vocab])
             if block is not None:
-                _add_product(block, dz.t(), hidden[rows])
+                add_product(block, dz.t(), hidden[rows])
             if d_bias is not None:
                 d_bias[vocab] += dz.sum(0)
         if d_weight is not None and block is not None and block.dtype != d_weight.dtype:
             d_weight[vocab] = block
     return d_hidden, d_weight, d_bias
-
-
-def _accumulator(total: Tensor | None, rows: slice, *, dtype: torch.dtype) -> Tensor | None:
-    """Where the products for some rows of ``total`` are added up: they themselves if they are wide enough."""
-    if total is None or total.dtype == dtype:
-        return None if total is None else total[rows]
-    return torch.zeros_like(total[rows], dtype=dtype)
 
 
 def _to_gradient(
@@ -346,24 +303,3 @@ def _to_gradient(
     z.mul_(p)
     inside = ((targets >= 0) & (targets < z.shape[1])).unsqueeze(1)
     z.scatter_add_(1, targets.clamp(0, z.shape[1] - 1).unsqueeze(1), torch.where(inside, a, 0.0))
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
-    """Add the product of x and y to ``total``, in one operation where all are of its type."""
-    if x.dtype == y.dtype == total.dtype:
-        total.addmm_(x, y)
-    else:
-        total += _matmul(x, y)
-
-
-def _matmul(x: Tensor, y: Tensor) -> Tensor:
-    """Product accumulated and returned in float32 or better, whatever the 16-bit inputs."""
-    narrow = y.dtype in (torch.bfloat16, torch.float16)
-    if narrow and y.is_cuda:  # tensor cores: 16-bit factors, float32 sum
-        return torch.mm(x.to(y.dtype), y, out_dtype=torch.float32)
-    dtype = torch.promote_types(_wide(x.dtype), y.dtype)
-    return torch.mm(x.to(dtype), y.to(dtype))

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from tokensweep.loss.head import CPU_TILE, GPU_TILE
 from tokensweep.loss.method import Guarantee, Method, build_method
+from tokensweep.loss.tiles import CPU_TILE, GPU_TILE
 from tokensweep.memory.device import GB, Device
 from tokensweep.memory.shapes import Kept, Parameters, kept, parameters
 from tokensweep.models.trainable import Lora, trainable_of
