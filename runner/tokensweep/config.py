@@ -17,7 +17,10 @@ from omegaconf import MISSING
 from tokensweep.registry import KIND
 
 # Slots that came after the first runs: a frozen config may lack them, and is the same run as with these.
-NEUTRAL_SLOTS: Mapping[str, Mapping[str, Any]] = {"sampling": {KIND: "method/sampling/plain"}}
+NEUTRAL_SLOTS: Mapping[str, Mapping[str, Any]] = {
+    "source": {KIND: "method/source/engine"},
+    "sampling": {KIND: "method/sampling/plain"},
+}
 
 
 class Code(StrEnum):
@@ -36,6 +39,7 @@ class MethodConf:
     evidence: str = "paper"
     applies_to: list[str] = field(default_factory=list)  # conditions that must hold, see tokensweep methods
     updates_per_batch: int = 1
+    source: Any = MISSING
     allocation: Any = MISSING
     sampling: Any = MISSING
     reward_terms: dict[str, Any] = field(default_factory=dict)

@@ -26,6 +26,7 @@ from tokensweep.paths import conf_dir
 # conf/train.yaml without model, data and rollout engine: the neutral choice in every single slot
 _METHOD_ONLY: list[Any] = [
     "run_schema",
+    {"method/source": "engine"},
     {"method/allocation": "uniform"},
     {"method/sampling": "plain"},
     {"method/reward_terms@method.reward_terms.verifier": "verifier"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tokensweep.models.policy import Policy
 from tokensweep.problems.ops import Ops
 from tokensweep.registry import build
 from tokensweep.train.batch import Plan, divide
-from tokensweep.train.passes import Scorer, statistics_in
+from tokensweep.train.passes import Scorer, rows_of, statistics_in
 from tokensweep.train.update import Updater
 
 _TEMPERATURE = 0.7
@@ -302,3 +303,57 @@ def test_bfloat16_moves_the_logprobs_by_no_more_than_its_rounding(policy: Policy
     rounded = replace(scorer_of(policy), dtype=torch.bfloat16).everywhere(batch, plan=plan)["logprobs"]
     assert rounded.dtype == torch.float32
     assert 0 < float((rounded - exact).abs().max()) < 0.02
+
+
+def test_the_divergence_from_a_reference_is_that_of_the_whole_distributions(
+    policy: Policy, tmp_path: Path, small_config: Callable[..., Config]
+) -> None:
+    # The padding-free forwards of two models against softmax tables of one sequence at a time, in float64.
+    policy.save(tmp_path)
+    moved = Policy(tmp_path)
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for x in moved.model.parameters():
+            x.add_(0.05 * torch.randn(x.shape, generator=draw))
+    batch, plan = divide(
+        random_batch(), method=build_method(small_config()["method"]), micro_tokens=40, seed=0
+    )
+    rollouts = plan[0][0].packs[0]
+    rows = rows_of(batch, rollouts)
+    stats, divergence = scorer_of(moved).beside(scorer_of(policy), batch, rollouts=rollouts, rows=rows)
+    expected = torch.cat([dense_divergence(moved, policy, batch, rollout) for rollout in rollouts.tolist()])
+    torch.testing.assert_close(divergence.double(), expected, rtol=1e-4, atol=1e-6)
+    assert float(expected.detach().min()) > 1e-4
+    alone = scorer_of(moved).stats(batch, rollouts=rollouts, rows=rows)
+    assert torch.equal(stats.logprobs, alone.logprobs)
+
+    names = ("model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight")
+    parameters = [dict(moved.model.named_parameters())[name] for name in names]
+    got = torch.autograd.grad(divergence.sum(), parameters)
+    dense = torch.autograd.grad(expected.sum(), parameters)
+    for mine, theirs in zip(got, dense, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def dense_divergence(policy: Policy, reference: Policy, batch: Batch, rollout: int) -> Tensor:
+    """KL(reference || policy) at the trained tokens of one rollout, from tables of all words, float64."""
+    ids = batch.token_ids[batch.sequence_of == rollout]
+    first = len(ids) - int(batch.lengths[rollout])
+    bounds = torch.tensor([0, len(ids)])
+    log_p, log_q = (
+        (each.head.logits(each.hidden(ids, bounds)).double() / _TEMPERATURE).log_softmax(-1)[first - 1 : -1]
+        for each in (policy, reference)
+    )
+    return (log_q.exp() * (log_q - log_p)).sum(-1)
+
+
+def test_a_policy_that_has_not_moved_has_a_divergence_of_exactly_zero(
+    policy: Policy, small_config: Callable[..., Config]
+) -> None:
+    batch, plan = divide(
+        random_batch(), method=build_method(small_config()["method"]), micro_tokens=40, seed=0
+    )
+    rollouts = plan[0][0].packs[0]
+    scorer = scorer_of(policy)
+    _, divergence = scorer.beside(scorer, batch, rollouts=rollouts, rows=rows_of(batch, rollouts))
+    assert (divergence == 0).all()

@@ -53,6 +53,7 @@ def example_batch(*, seed: int = 0) -> Batch:
         columns[name] = -2 * torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64)
     columns["old_sum_p2c"] = torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64)
     columns["old_hidden"] = torch.randn(batch.num_tokens, 3, generator=draw, dtype=torch.float64)
+    columns["ref_entropy"] = torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64)
     micro = torch.tensor(_MICRO)
     grades = batch.accuracy.double()
     facts = {"is_target": torch.tensor([1.0] * 4 + [0.0] * 8)}  # the first prompt's domain
@@ -68,6 +69,7 @@ class Policies:
 
     logprobs: Tensor
     entropy: Tensor
+    ref_divergence: Tensor | None = None  # 0 where a method needs it and nobody says
 
 
 def near_old(batch: Batch, *, spread: float = 0.3, seed: int = 1) -> Policies:
@@ -75,7 +77,8 @@ def near_old(batch: Batch, *, spread: float = 0.3, seed: int = 1) -> Policies:
     draw = torch.Generator().manual_seed(seed)
     noise = torch.randn(batch.num_tokens, generator=draw, dtype=torch.float64)
     entropy = torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64)
-    return Policies(batch.columns["old_logprobs"] + spread * noise, entropy)
+    divergence = torch.rand(batch.num_tokens, generator=draw, dtype=torch.float64)
+    return Policies(batch.columns["old_logprobs"] + spread * noise, entropy, divergence)
 
 
 def loss_and_gradient(
@@ -94,7 +97,10 @@ def loss_and_gradient(
         micro = prepared.micro(torch.tensor(rollouts))
         logprobs = now.logprobs[micro.rows].clone().requires_grad_()
         entropy = now.entropy[micro.rows].clone().requires_grad_()
-        loss = micro_loss(method, micro, logprobs, entropy).loss
+        divergence = now.logprobs.new_zeros(()).expand(logprobs.shape)
+        if now.ref_divergence is not None:
+            divergence = now.ref_divergence[micro.rows]
+        loss = micro_loss(method, micro, logprobs, entropy, ref_divergence=divergence).loss
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         assert logprobs.grad is not None, "the loss must stay part of the graph"
         reads = any(part.differentiates_entropy for _, part in method.parts())
@@ -153,7 +159,8 @@ def order_and_names_do_not_matter(method: Method) -> None:
     order = torch.tensor([7, 2, 11, 0, 5, 9, 1, 10, 3, 8, 6, 4])
     moved, rows = _reordered(batch, order)
     moved = replace(moved, prompt_of=torch.tensor([2, 0, 1])[moved.prompt_of])
-    there = Policies(now.logprobs[rows], now.entropy[rows])
+    assert now.ref_divergence is not None
+    there = Policies(now.logprobs[rows], now.entropy[rows], now.ref_divergence[rows])
     _same(loss_and_gradient(method, prepare(method, moved), there), (loss, gradient[rows]))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -17,14 +17,19 @@ from torch import Tensor
 
 from tokensweep.config import NEUTRAL_SLOTS
 from tokensweep.loss.outcomes import Outcomes
-from tokensweep.loss.schedule import Schedule, build_schedule
+from tokensweep.loss.schedule import Schedule, build_schedule, put
 from tokensweep.loss.tables import Batch, Scope, View
 from tokensweep.registry import build
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tokensweep.loss.probe import Probe
     from tokensweep.rollout.rules import Rule
-    from tokensweep.train.collect import Trial
+    from tokensweep.train.collect import Collector, Supply, Trial
+
+CURRENT = frozenset({"entropy", "ref_divergence"})  # needs that are no columns: known in the update only
+REFERENCE = frozenset({"ref_logprobs", "ref_entropy", "ref_divergence"})  # needs of the frozen first policy
 
 
 class Guarantee(StrEnum):
@@ -69,8 +74,8 @@ class Part(Protocol):
     def needs(self) -> frozenset[str]:
         """Columns that must be there before :func:`tokensweep.loss.objective.prepare`.
 
-        ``entropy`` asks for the current policy's in the update instead, ``new_<statistic>`` of a probe for a
-        pass after it.
+        ``entropy`` and ``ref_divergence`` ask for the current policy's, in the update, instead,
+        ``new_<statistic>`` of a probe for a pass after it.
         """
         return frozenset()
 
@@ -147,6 +152,18 @@ class Allocation(Part, Protocol):
     def sampling_metrics(self, outcomes: Outcomes) -> Mapping[str, float]:
         """Numbers that show what it did in the step whose sampling has ended with ``outcomes``."""
         return {}
+
+
+class Source(Part, Protocol):
+    """Decides where the rollouts of the optimiser batches come from."""
+
+    @abstractmethod
+    def open(self, collector: Collector, *, folder: Path) -> Supply:
+        """What gives the batches of a run, where ``collector`` can draw rollouts from the run's engine.
+
+        ``folder`` is in the run's, for what must outlast an interruption; it need not exist.
+        """
+        ...
 
 
 class Sampling(Part, Protocol):
@@ -298,6 +315,7 @@ class Method:
     token_weights: Mapping[str, TokenWeight] = field(default_factory=dict)
     regularizers: Mapping[str, Regularizer] = field(default_factory=dict)
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    source: Source = field(default_factory=lambda: build(NEUTRAL_SLOTS["source"]))
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -343,7 +361,16 @@ class Method:
         return parts[0].guarantees.intersection(*(part.guarantees for part in parts[1:]))
 
 
-SINGLE_SLOTS = ("allocation", "sampling", "advantage", "minibatch", "ratio", "surrogate", "aggregate")
+SINGLE_SLOTS = (
+    "source",
+    "allocation",
+    "sampling",
+    "advantage",
+    "minibatch",
+    "ratio",
+    "surrogate",
+    "aggregate",
+)
 MAP_SLOTS = ("reward_terms", "token_rewards", "advantage_shapers", "token_weights", "regularizers", "probes")
 _LABELS = ("paper", "evidence", "applies_to")  # for people; the method does not read them
 
@@ -357,8 +384,8 @@ def build_method(node: Mapping[str, Any]) -> Method:
     known = {*(f.name for f in fields(Method)), *_LABELS}
     if unknown := sorted(set(node) - known):
         raise ValueError(f"a method must have only the keys {sorted(known)}, got {', '.join(unknown)} too")
-    filled = {**NEUTRAL_SLOTS, **node}
-    single: dict[str, Any] = {slot: build(filled[slot]) for slot in SINGLE_SLOTS}
+    node = {**NEUTRAL_SLOTS, **node}
+    single: dict[str, Any] = {slot: build(node[slot]) for slot in SINGLE_SLOTS}
     maps: dict[str, Any] = {
         slot: {name: build(part) for name, part in node.get(slot, {}).items()} for slot in MAP_SLOTS
     }
@@ -376,20 +403,8 @@ def at_step(method: Method, step: int) -> Method:
     Raises ValueError for a path that leads to no field, or a value that its component refuses.
     """
     for schedule in method.schedules.values():
-        method = _put(method, schedule.path.split("."), value=schedule.value(step), path=schedule.path)
+        method = put(method, schedule.path.split("."), value=schedule.value(step), path=schedule.path)
     return method
-
-
-def _put(node: Any, keys: list[str], *, value: Any, path: str) -> Any:
-    """A copy of ``node`` with the field or component at the end of ``keys`` replaced."""
-    if not keys:
-        return value
-    head, rest = keys[0], keys[1:]
-    if isinstance(node, Mapping) and head in node:
-        return {**node, head: _put(node[head], rest, value=value, path=path)}
-    if is_dataclass(node) and not isinstance(node, type) and head in {f.name for f in fields(node)}:
-        return replace(node, **{head: _put(getattr(node, head), rest, value=value, path=path)})
-    raise ValueError(f"a schedule's path must lead to a field of the method, got {path!r}: no {head!r} there")
 
 
 def adapt(method: Method, memories: Mapping[str, Memory], batch: Batch) -> tuple[Method, dict[str, Memory]]:
@@ -404,7 +419,7 @@ def adapt(method: Method, memories: Mapping[str, Memory], batch: Batch) -> tuple
         if not memory:
             continue
         acting, after[where] = part.adapt(memory, batch)
-        method = _put(method, where.split("."), value=acting, path=where)
+        method = put(method, where.split("."), value=acting, path=where)
     return method, after
 
 

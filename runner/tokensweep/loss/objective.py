@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Guarantee, Method, Policy
+from tokensweep.loss.method import CURRENT, Guarantee, Method, Policy
 from tokensweep.loss.tables import Batch, Columns, Scope, TokenTable, Totals, View, mean_over
 
 
@@ -116,7 +116,7 @@ def prepare(method: Method, batch: Batch) -> Prepared:
     Columns of more than one number per token are read here and not kept for the update: they are large.
     Raises ValueError naming a column that the method needs and the batch lacks.
     """
-    for name in sorted(method.needs() - {"entropy"}):
+    for name in sorted(method.needs() - CURRENT):
         _ = batch.columns[name]
     batch = _with_token_rewards(method, batch)
     advantages = method.advantage(batch)
@@ -213,16 +213,24 @@ def _total(batch: Batch, member: Tensor, *, weights: Tensor) -> Totals:
     )
 
 
-def micro_loss(method: Method, micro: Micro, logprobs: Tensor, entropy: Tensor) -> LossOutput:
+def micro_loss(
+    method: Method,
+    micro: Micro,
+    logprobs: Tensor,
+    entropy: Tensor,
+    *,
+    ref_divergence: Tensor | None = None,
+) -> LossOutput:
     """The loss share of a micro-batch, from the current policy's log-probabilities and entropies.
 
-    ``logprobs`` [n] nats with gradient and ``entropy`` [n] nats belong to ``micro.rows``. A token of
+    ``logprobs`` [n] nats with gradient and ``entropy`` [n] nats belong to ``micro.rows``, so does
+    ``ref_divergence`` [n] nats with gradient, where the method needs it. A token of
     weight 0 is taken out before anything is exponentiated: a NaN there stays harmless. A micro-batch
     without active rows gives a loss of 0 that is still part of the graph.
     """
     if not any(part.differentiates_entropy for _, part in method.parts()):
         entropy = entropy.detach()
-    seen = micro.table.view(logprobs=logprobs, entropy=entropy)
+    seen = micro.table.view(logprobs=logprobs, entropy=entropy, ref_divergence=ref_divergence)
     seen = replace(seen, advantages=_all_advantages(method, seen))
     weights = _all_weights(method, seen)
     kept = torch.where(weights != 0, logprobs, seen.columns["old_logprobs"])

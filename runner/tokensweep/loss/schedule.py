@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -64,3 +64,18 @@ def build_schedule(entry: Mapping[str, Any]) -> Schedule:
             f"a schedule's shape must be one of {', '.join(Shape)}, got {entry['shape']!r}"
         ) from error
     return Schedule(**{**entry, "shape": shape})
+
+
+def put(node: Any, keys: list[str], *, value: Any, path: str) -> Any:
+    """A copy of ``node`` with the field or component at the end of ``keys`` replaced.
+
+    Raises ValueError that names ``path`` where there is none.
+    """
+    if not keys:
+        return value
+    head, rest = keys[0], keys[1:]
+    if isinstance(node, Mapping) and head in node:
+        return {**node, head: put(node[head], rest, value=value, path=path)}
+    if is_dataclass(node) and not isinstance(node, type) and head in {f.name for f in fields(node)}:
+        return replace(node, **{head: put(getattr(node, head), rest, value=value, path=path)})
+    raise ValueError(f"a schedule's path must lead to a field of the method, got {path!r}: no {head!r} there")

@@ -24,6 +24,7 @@ _FILLED_BY = {
     "old_hidden": "the trainer's pass with the policy that sampled",
     "sampler_logprobs": "the rollout engine",
     "ref_logprobs": "a pass with the frozen reference model",
+    "ref_entropy": "a pass with the frozen reference model",
     "uniform": "the trainer, which draws one number per token",
 }
 
@@ -261,10 +262,10 @@ class TokenTable:
             return x.sum() / max(self.totals.tokens, 1)
         return (self.by_rollout(x) / self.lengths.clamp(min=1)).sum() / self.totals.rollouts
 
-    def view(self, *, logprobs: Tensor, entropy: Tensor) -> View:
-        """The table with what a policy says of its tokens, both [n] in nats."""
+    def view(self, *, logprobs: Tensor, entropy: Tensor, ref_divergence: Tensor | None = None) -> View:
+        """The table with what a policy says of its tokens, each [n] in nats."""
         own = {f.name: getattr(self, f.name) for f in fields(TokenTable)}
-        return View(**own, logprobs=logprobs, entropy=entropy)
+        return View(**own, logprobs=logprobs, entropy=entropy, ref_divergence=ref_divergence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +277,9 @@ class View(TokenTable):
 
     logprobs: Tensor  # [n] nats, current policy
     entropy: Tensor  # [n] nats, current policy
+    ref_divergence: Tensor | None = (
+        None  # [n] nats, KL(reference || current policy); None where nobody needs it
+    )
     segment_of: Mapping[Scope, Tensor] = field(default_factory=dict)  # each [n] int64; empty: one micro-batch
 
     @property

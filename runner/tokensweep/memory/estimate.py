@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tokensweep.loss.method import Guarantee, Method, build_method
+from tokensweep.loss.method import REFERENCE, Guarantee, Method, build_method
 from tokensweep.loss.tiles import CPU_TILE, GPU_TILE
 from tokensweep.memory.device import GB, Device
 from tokensweep.memory.shapes import Kept, Parameters, kept, parameters
@@ -177,7 +177,7 @@ def _resident(work: Work) -> dict[str, float]:
         "weights": _FULL * numbers.total,
         "optimiser state": _FULL * (_MOMENTS * numbers.trained + numbers.tensors),  # and a step count each
     }
-    if "ref_logprobs" in work.method.needs():
+    if work.method.needs() & REFERENCE:
         parts["reference weights"] = _FULL * numbers.total
     return parts
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from tokensweep.compose import Frozen
-from tokensweep.loss.method import build_method
+from tokensweep.loss.method import REFERENCE, build_method
 from tokensweep.memory.device import GB, Device
 from tokensweep.memory.estimate import peak, phases, work_of
 from tokensweep.memory.shapes import parameters
@@ -184,7 +184,7 @@ def _adapters(frozen: Frozen, device: Device) -> Iterator[Change]:
 def _no_reference(frozen: Frozen, device: Device) -> Iterator[Change]:
     """Without the components that need the reference model."""
     method = build_method(frozen["method"])
-    needing = [where for where, part in method.parts() if "ref_logprobs" in part.needs]
+    needing = [where for where, part in method.parts() if part.needs & REFERENCE]
     if needing and all("." in where for where in needing):
         changed = copy.deepcopy(frozen)
         for where in needing:

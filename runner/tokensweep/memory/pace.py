@@ -44,8 +44,8 @@ def pace_of(work: Work, device: Device, *, mean_tokens: float) -> Pace | None:
         return None
     forward = _forward_flops(work, mean_tokens) / device.ranks / (device.tflops * 1e12)
     passes = {
-        "old_pass": 2.0 if "ref_logprobs" in work.method.needs() else 1.0,
-        "update": 4.0 if work.recomputes else 3.0,
+        "old_pass": 2.0 if work.method.needs() & {"ref_logprobs", "ref_entropy"} else 1.0,
+        "update": (4.0 if work.recomputes else 3.0) + ("ref_divergence" in work.method.needs()),
     }
     if work.method.needs_after():
         passes["probe"] = 1.0

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,12 +24,26 @@ from tokensweep.loss.method import (
     Ratio,
     RewardTerm,
     Sampling,
+    Source,
     Surrogate,
     on_policy,
 )
 from tokensweep.loss.outcomes import Outcomes
 from tokensweep.loss.tables import Batch, Unit, View
 from tokensweep.registry import component
+
+if TYPE_CHECKING:
+    from tokensweep.train.collect import Collector, Supply
+
+
+@component("method/source", "engine")
+@dataclass(frozen=True)
+class EngineSource(Source):
+    """Rollouts of the policy as it is, drawn for each optimiser batch."""
+
+    def open(self, collector: Collector, *, folder: Path) -> Supply:
+        """The collector itself; nothing is stored."""
+        return collector
 
 
 @component("method/allocation", "uniform")

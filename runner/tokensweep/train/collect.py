@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -58,7 +58,28 @@ class Collected:
     kept: tuple[Group, ...]
     rounds: int
     position: int  # problems drawn since the start of the run
-    metrics: Mapping[str, float] = field(default_factory=dict)  # of the allocation
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of allocation and source, by their keys
+
+
+class Supply(Protocol):
+    """What gives the optimiser batches of a run."""
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether it draws from the policy as it is, so that the engine must be given every new one."""
+        ...
+
+    def collect(
+        self,
+        *,
+        step: int,
+        position: int,
+        allocation: Allocation,
+        sampling: Sampling,
+        phase: Phase = ...,
+    ) -> Collected:
+        """The batch of a step (from 1), after ``position`` problems; the same for the same arguments."""
+        ...
 
 
 def _untimed(name: str) -> AbstractContextManager[None]:
@@ -94,6 +115,8 @@ class Collector:
     and grades its part of the requests, and all of them get the whole: no grade is made twice, as one that
     hits a time limit could be another the second time.
     """
+
+    on_policy: ClassVar[bool] = True
 
     source: ProblemSource
     indices: tuple[int, ...]  # of the problems to draw
@@ -145,7 +168,7 @@ class Collector:
             kept=tuple(kept[: self.num_prompts]),
             rounds=outcomes.round,
             position=position,
-            metrics=allocation.sampling_metrics(outcomes),
+            metrics={f"allocation/{k}": v for k, v in allocation.sampling_metrics(outcomes).items()},
         )
 
     def _outcomes(self, groups: Sequence[Group], *, rounds: int) -> Outcomes:
@@ -195,17 +218,7 @@ class Collector:
         """A graded rollout of every request, with the problem and the number that stand beside it."""
         with self.ranks.agreed():
             own = self._draw([work[index] for index in self.ranks.part(len(work))], phase)
-        return [
-            Trial(
-                problem=problem,
-                sample=sample,
-                request=request,
-                rollout=drawn.rollout,
-                grade=drawn.grade,
-                text=drawn.text,
-            )
-            for (problem, sample, request), drawn in zip(work, shared(own, self.ranks), strict=True)
-        ]
+        return trials_of(work, shared(own, self.ranks))
 
     def _draw(self, work: Sequence[tuple[Problem, int, Request]], phase: Phase) -> list[Drawn]:
         """Sample and grade."""
@@ -232,6 +245,21 @@ class Collector:
         ]
 
 
+def trials_of(work: Sequence[tuple[Problem, int, Request]], drawn: Sequence[Drawn]) -> list[Trial]:
+    """What came of each request, with the problem and the number that stand beside it."""
+    return [
+        Trial(
+            problem=problem,
+            sample=sample,
+            request=request,
+            rollout=each.rollout,
+            grade=each.grade,
+            text=each.text,
+        )
+        for (problem, sample, request), each in zip(work, drawn, strict=True)
+    ]
+
+
 def _checked(counts: Sequence[int], *, known: int) -> Sequence[int]:
     """The counts, or no count where all are 0. Raises ValueError for counts that an allocation can't want."""
     if not counts:
@@ -253,12 +281,12 @@ def shared(own: list[Drawn], ranks: Ranks) -> list[Drawn]:
     logprobs = ranks.rows(
         torch.tensor([x for r in rollouts for x in r.sampler_logprobs], dtype=torch.float64)
     )
-    rest = ranks.gather([_without_tokens(drawn) for drawn in own])
+    rest = ranks.gather([without_tokens(drawn) for drawn in own])
     tokens = zip(torch.cat(ids).tolist(), torch.cat(logprobs).tolist(), strict=True)
-    return [_with_tokens(told, list(islice(tokens, told["length"]))) for part in rest for told in part]
+    return [with_tokens(told, list(islice(tokens, told["length"]))) for part in rest for told in part]
 
 
-def _without_tokens(drawn: Drawn) -> dict[str, Any]:
+def without_tokens(drawn: Drawn) -> dict[str, Any]:
     """All but ids and log-probabilities, as a JSON value."""
     return {
         "length": len(drawn.rollout.completion_ids),
@@ -269,8 +297,8 @@ def _without_tokens(drawn: Drawn) -> dict[str, Any]:
     }
 
 
-def _with_tokens(told: dict[str, Any], tokens: list[tuple[int, float]]) -> Drawn:
-    """What :func:`_without_tokens` was made of."""
+def with_tokens(told: dict[str, Any], tokens: list[tuple[int, float]]) -> Drawn:
+    """What :func:`without_tokens` was made of."""
     return Drawn(
         rollout=Rollout(
             completion_ids=tuple(token for token, _ in tokens),

@@ -74,7 +74,10 @@ _IN_PHASE = "in the phase "
 
 
 def sampling_metrics(collected: Collected) -> dict[str, float]:
-    """What sampling gave, before groups were discarded."""
+    """What sampling gave, before groups were discarded; no rates where a step drew nothing."""
+    own = {f"method/{name}": value for name, value in collected.metrics.items()}
+    if not collected.sampled:
+        return {"sampled/rounds": 0.0, "tokens/generated": 0.0, **own}
     grades = [trial.grade for group in collected.sampled for trial in group]
     constant = [bool((accuracies(group) == accuracies(group)[0]).all()) for group in collected.sampled]
     return {
@@ -84,7 +87,7 @@ def sampling_metrics(collected: Collected) -> dict[str, float]:
         "sampled/discarded_groups": float(len(collected.sampled) - len(collected.kept)),
         "sampled/rounds": float(collected.rounds),
         "tokens/generated": float(generated_tokens(collected)),
-        **{f"method/allocation/{name}": value for name, value in collected.metrics.items()},
+        **own,
     }
 
 

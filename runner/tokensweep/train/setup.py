@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tokensweep.loss.head import STATISTICS
-from tokensweep.loss.method import Method, build_method
+from tokensweep.loss.method import REFERENCE, Method, build_method
 from tokensweep.models.policy import Policy
 from tokensweep.models.prompts import Encode, Prompt, fitting, prompt_of
 from tokensweep.models.trainable import Trainable, trainable_of
@@ -31,6 +31,8 @@ _FILLED = frozenset(
         "old_hidden",
         "sampler_logprobs",
         "ref_logprobs",
+        "ref_entropy",
+        "ref_divergence",
         "uniform",
     }
 )
@@ -168,7 +170,7 @@ def optimizer_of(policy: Policy, settings: Mapping[str, Any], *, fused: bool = T
 
 def reference_policy(parts: Parts) -> Policy | None:
     """The frozen policy that the run started from, where the method asks for it."""
-    if "ref_logprobs" not in parts.method.needs():
+    if not parts.method.needs() & REFERENCE:
         return None
     reference = Policy(parts.model_folder, device=parts.device)
     reference.model.requires_grad_(False)

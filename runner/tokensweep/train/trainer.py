@@ -132,12 +132,14 @@ class _Training:
             temperature = config["sampling"]["temperature"]
             self.scorer = Scorer(policy=self.policy, temperature=temperature, dtype=parts.dtype)
             reference = reference_policy(parts)
+        self.supply = parts.method.source.open(self.collector, folder=run_dir / "source")
         self.reference = replace(self.scorer, policy=reference) if reference else None
         self.updater = Updater(
             scorer=self.scorer,
             optimizer=self.optimizer,
             grad_clip=config["optim"]["grad_clip"],
             ranks=ranks,
+            reference=self.reference,
         )
 
     def step(self) -> None:
@@ -147,7 +149,7 @@ class _Training:
         lr = self._set_lr(number)
         watch = measure.Stopwatch()
         with watch.phase("rollout"), autocast(self.policy, self.parts.dtype):
-            collected = self.collector.collect(
+            collected = self.supply.collect(
                 step=number,
                 position=self.progress.position,
                 allocation=method.allocation,
@@ -173,8 +175,9 @@ class _Training:
             values |= {"updates": 0.0, "skipped_updates": skipped, "tokens/trained": 0.0}
         self._advance(collected, updates=int(values["updates"]), memories=memories)
         values["tokens/total_generated"] = float(self.progress.generated_tokens)
-        with watch.phase("sync"):
-            self.parts.engine.load(self.policy, version=number)
+        if self.supply.on_policy:
+            with watch.phase("sync"):
+                self.parts.engine.load(self.policy, version=number)
         values |= throughput(
             values, watch.seconds, policy=self.policy, dtype=self.parts.dtype, ranks=self.ranks
         )
@@ -204,7 +207,7 @@ class _Training:
             with watch.phase("probe"):
                 probed = self._probed(method, prepared, own, states=states)
         sampling = self.collector.sampling
-        comparable = sampling.top_p == 1 and sampling.top_k == 0
+        comparable = self.supply.on_policy and sampling.top_p == 1 and sampling.top_k == 0
         values = {
             **measure.batch_metrics(prepared.batch),
             **measure.policy_metrics(prepared),
@@ -282,11 +285,15 @@ class _Training:
                 "nothing to do in its update; a smaller batch.micro_tokens gives more, and is another run"
             )
         with self.ranks.agreed():
-            ahead = self.scorer.ahead(batch, plan=own, needs=extra) if own[0] else None
+            # With a reference beside it the update's forward is another one.
+            usable = own[0] and "ref_divergence" not in method.needs()
+            ahead = self.scorer.ahead(batch, plan=own, needs=extra) if usable else None
             old = self.scorer.everywhere(batch, plan=own, needs=extra, ahead=ahead)
             columns = {f"old_{name}": values for name, values in old.items()}
-            if self.reference is not None:
-                columns["ref_logprobs"] = self.reference.everywhere(batch, plan=own)["logprobs"]
+            if asked := method.needs() & {"ref_logprobs", "ref_entropy"}:
+                assert self.reference is not None
+                said = self.reference.everywhere(batch, plan=own)
+                columns |= {name: said[name.removeprefix("ref_")] for name in sorted(asked)}
         self.ranks.add(list(columns.values()))
         batch = trusting_trainer(batch.with_columns(**columns))
         return replace(batch, rewards=score(method, batch)), own, ahead

@@ -31,6 +31,7 @@ class Updater:
     optimizer: torch.optim.Optimizer
     grad_clip: float
     ranks: Ranks = ALONE
+    reference: Scorer | None = None  # for methods that need ``ref_divergence``
 
     def update(
         self, method: Method, prepared: Prepared, plan: Plan, *, ahead: Ahead | None = None
@@ -77,8 +78,8 @@ class Updater:
                 }
             )
             return False
-        logprobs, entropy = self._forward(prepared, micro, micro_batch.packs, ahead)
-        output = micro_loss(method, micro, logprobs, entropy)
+        logprobs, entropy, divergence = self._forward(method, prepared, micro, micro_batch.packs, ahead)
+        output = micro_loss(method, micro, logprobs, entropy, ref_divergence=divergence)
         if not math.isfinite(float(output.loss.detach())):
             raise NonFiniteError(
                 f"the loss of a micro-batch is {float(output.loss.detach())}: look at the run's last metrics "
@@ -90,12 +91,21 @@ class Updater:
         return True
 
     def _forward(
-        self, prepared: Prepared, micro: Micro, packs: tuple[Tensor, ...], ahead: Ahead | None
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies [n] of ``micro.rows``; packs without such a row are not run."""
+        self,
+        method: Method,
+        prepared: Prepared,
+        micro: Micro,
+        packs: tuple[Tensor, ...],
+        ahead: Ahead | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the policy says of ``micro.rows``, [n] each; packs without such a row are not run.
+
+        Log-probabilities, entropies and, where the method needs it, the divergence from the reference.
+        """
         batch = prepared.batch
+        beside = self.reference if "ref_divergence" in method.needs() else None
         rollout_of = batch.rollout_of[micro.rows]
-        logprobs, entropies, places = [], [], []
+        logprobs, entropies, divergences, places = [], [], [], []
         for rollouts in packs:
             place = torch.isin(rollout_of, rollouts).nonzero().squeeze(1)
             if place.numel() == 0:
@@ -103,6 +113,10 @@ class Updater:
             rows = micro.rows[place]
             if ahead is not None and rollouts is ahead.rollouts:
                 own_logprobs, own_entropy = ahead.at(rows)
+            elif beside is not None:
+                stats, divergence = self.scorer.beside(beside, batch, rollouts=rollouts, rows=rows)
+                own_logprobs, own_entropy = stats.logprobs, stats.entropy
+                divergences.append(divergence)
             else:
                 stats = self.scorer.stats(batch, rollouts=rollouts, rows=rows)
                 own_logprobs, own_entropy = stats.logprobs, stats.entropy
@@ -110,7 +124,8 @@ class Updater:
             entropies.append(own_entropy)
             places.append(place)
         order = torch.cat(places).argsort()
-        return torch.cat(logprobs)[order], torch.cat(entropies)[order]
+        divergence = torch.cat(divergences)[order] if divergences else None
+        return torch.cat(logprobs)[order], torch.cat(entropies)[order], divergence
 
     def _add_gradients(self) -> None:
         """Sum the gradients over the ranks; a parameter that has one anywhere has one everywhere."""
