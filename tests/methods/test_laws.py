@@ -103,6 +103,9 @@ VARIANTS = (
     "method=hora +method/token_weights@method.token_weights.group=equal_prompts",
     "method=grpo_token_mean +method/token_weights@method.token_weights.group=equal_prompts "
     "method.token_weights.group.unit=token",
+    "method=reasonmaxxer method.token_weights.gate.threshold=0.5",
+    "method=reasonmaxxer ~method.regularizers.anchor method.token_weights.gate.threshold=0.5",
+    "method=reasonmaxxer method.regularizers.anchor.everywhere=true",
 )
 CASES = [f"method={preset}" for preset in PRESETS] + list(VARIANTS)
 

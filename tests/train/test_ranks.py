@@ -49,7 +49,7 @@ _METHODS = (
     "grpo_kl",
     "shear",
 )
-_NAMES = (*_METHODS, "idle", "lora", "probed")
+_NAMES = (*_METHODS, "idle", "lora", "probed", "hora", "reasonmaxxer")
 _NEAR = 1e-5  # weights move by up to 0.08; two orders of adding the same gradients differ by less than 1e-6
 _VARIABLES = {
     "RANK": "1",
@@ -84,6 +84,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_config: Make) -> Pat
             name: {"_component_": f"method/probes/{name}"} for name in ("token_flips", "head_coupling")
         },
     )
+    configs["hora"] = small_config(steps=4, method=changed("hora", allocation={"g0": 2}))
+    drawn_once = changed("reasonmaxxer", source={"problems": 7, "kept": 6, "temperature": 1.0})
+    lora = {"_component_": "trainable/lora", "rank": 4}
+    configs["reasonmaxxer"] = {**small_config(steps=4, method=drawn_once), "trainable": lora}
     (folder / "configs.json").write_text(json.dumps(configs))
     done = subprocess.run(
         [sys.executable, str(_SCRIPT), str(folder / "configs.json"), str(folder)],
@@ -95,6 +99,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_config: Make) -> Pat
     assert done.returncode == 0, done.stderr[-3000:]
     (folder / "output.txt").write_text(done.stdout)
     return folder
+
+
+def changed(preset: str, **slots: dict[str, Any]) -> dict[str, Any]:
+    """A preset with two updates per batch and other fields in some of its slots."""
+    method = json.loads((_GOLDEN / f"{preset}.json").read_text())
+    fields = {slot: {**method[slot], **given} for slot, given in slots.items()}
+    return {**method, "updates_per_batch": 2, **fields}
 
 
 def weights(run_dir: Path) -> dict[str, Tensor]:

@@ -52,7 +52,8 @@ def _last(run_dir: Path, metric: str) -> float:
 class Curve:
     """The accuracy of a training at its rungs, as its metrics grow: each is told once.
 
-    The value at step r is the mean over the ``rung`` steps up to r, as one step has few rollouts.
+    The value at step r is the mean over the ``rung`` steps up to r, as one step has few rollouts. Steps that
+    sample nothing (method.source=offline) have none: such a run is not stopped early.
     """
 
     def __init__(self, run_dir: Path, *, rung: int, reported: int) -> None:
@@ -64,7 +65,8 @@ class Curve:
         last = last_line(folder / "metrics.jsonl") if folder else None
         if last is None or int(last["step"]) < self._reported + self._rung:
             return
-        rows = {int(row["step"]): float(row["metrics"][_ACCURACY]) for row in read_metrics(self._run_dir)}
+        told = ((int(row["step"]), row["metrics"].get(_ACCURACY)) for row in read_metrics(self._run_dir))
+        rows = {step: float(value) for step, value in told if value is not None}
         newest = max(rows, default=0)
         for step in range(self._reported + self._rung, newest + 1, self._rung):
             window = [rows[at] for at in range(step - self._rung + 1, step + 1) if at in rows]
