@@ -224,6 +224,7 @@ def test_what_does_not_go_with_frozen_samples_is_refused(
     assert method_of("method=reasonmaxxer").allocation == UniformAllocation()
     for overrides, said in (
         (("method=reasonmaxxer", "method/allocation=dynamic_sampling"), "nothing to allocate in a step"),
+        (("method=[reasonmaxxer,mixed_cuts]",), "no rule by which to draw"),
         (("method=[reasonmaxxer,tis]",), "compares the sampler with the policy that sampled"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -286,7 +286,7 @@ def test_a_prompt_that_was_drawn_gets_more_rollouts_with_the_seeds_that_follow()
         step=4, position=0, sampling=PlainSampling(), allocation=Rounds(((2, 1), (0, 3, 2), (1,) * 3))
     )
     assert drawn(collected) == [group(0, 0, 1, 2), group(1, 0, 1, 2, 3, 4), group(2, 0, 1, 2)]
-    assert (collected.rounds, collected.position, collected.metrics) == (3, 3, {"rounds": 3.0})
+    assert (collected.rounds, collected.position, collected.metrics) == (3, 3, {"allocation/rounds": 3.0})
 
 
 def test_groups_of_one_problem_share_its_numbers_in_the_order_of_sampling() -> None:

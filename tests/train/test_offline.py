@@ -13,7 +13,7 @@ import pytest
 from tests.train.test_collect import collector
 
 from tokensweep.ledger import Attempt, read_metrics
-from tokensweep.methods.grpo import EngineSource, UniformAllocation
+from tokensweep.methods.grpo import EngineSource, PlainSampling, UniformAllocation
 from tokensweep.methods.offline import (
     OfflineSource,
     mixed_by_clarity,
@@ -121,7 +121,9 @@ def offline(tmp_path: Path, **fields: Any) -> Any:
 
 
 def collect(supply: Any, *, step: int, position: int) -> Collected:
-    collected: Collected = supply.collect(step=step, position=position, allocation=UniformAllocation())
+    collected: Collected = supply.collect(
+        step=step, position=position, allocation=UniformAllocation(), sampling=PlainSampling()
+    )
     return collected
 
 

@@ -74,7 +74,7 @@ class Part(Protocol):
     def needs(self) -> frozenset[str]:
         """Columns that must be there before :func:`tokensweep.loss.objective.prepare`.
 
-        ``entropy`` and ``ref_divergence`` ask for the current policy's, in the update, instead,
+        ``entropy`` and ``ref_divergence`` ask for the current policy's in the update instead,
         ``new_<statistic>`` of a probe for a pass after it.
         """
         return frozenset()
@@ -154,18 +154,6 @@ class Allocation(Part, Protocol):
         return {}
 
 
-class Source(Part, Protocol):
-    """Decides where the rollouts of the optimiser batches come from."""
-
-    @abstractmethod
-    def open(self, collector: Collector, *, folder: Path) -> Supply:
-        """What gives the batches of a run, where ``collector`` can draw rollouts from the run's engine.
-
-        ``folder`` is in the run's, for what must outlast an interruption; it need not exist.
-        """
-        ...
-
-
 class Sampling(Part, Protocol):
     """Decides by which rule each rollout of a group is drawn.
 
@@ -184,6 +172,18 @@ class Sampling(Part, Protocol):
     def rules(self, group_size: int) -> tuple[Rule | None, ...]:
         """That of every rollout of a group."""
         return tuple(self.rule(sample, group_size=group_size) for sample in range(group_size))
+
+
+class Source(Part, Protocol):
+    """Decides where the rollouts of the optimiser batches come from."""
+
+    @abstractmethod
+    def open(self, collector: Collector, *, folder: Path) -> Supply:
+        """What gives the batches of a run, where ``collector`` can draw rollouts from the run's engine.
+
+        ``folder`` is in the run's, for what must outlast an interruption; it need not exist.
+        """
+        ...
 
 
 class RewardTerm(Part, Protocol):
@@ -384,8 +384,8 @@ def build_method(node: Mapping[str, Any]) -> Method:
     known = {*(f.name for f in fields(Method)), *_LABELS}
     if unknown := sorted(set(node) - known):
         raise ValueError(f"a method must have only the keys {sorted(known)}, got {', '.join(unknown)} too")
-    node = {**NEUTRAL_SLOTS, **node}
-    single: dict[str, Any] = {slot: build(node[slot]) for slot in SINGLE_SLOTS}
+    filled = {**NEUTRAL_SLOTS, **node}
+    single: dict[str, Any] = {slot: build(filled[slot]) for slot in SINGLE_SLOTS}
     maps: dict[str, Any] = {
         slot: {name: build(part) for name, part in node.get(slot, {}).items()} for slot in MAP_SLOTS
     }

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokensweep.files import replacing
-from tokensweep.loss.method import Allocation, Method, Source
-from tokensweep.methods.grpo import UniformAllocation
+from tokensweep.loss.method import Allocation, Method, Sampling, Source
+from tokensweep.methods.grpo import PlainSampling, UniformAllocation
 from tokensweep.registry import component
 from tokensweep.seeds import derive_seed
 
@@ -63,10 +63,10 @@ class OfflineSource(Source):
 
     def check(self, method: Method) -> None:
         """Nothing is drawn in a step, and what was drawn is not of the policy that is trained."""
-        if method.allocation != UniformAllocation():
+        if method.allocation != UniformAllocation() or method.sampling != PlainSampling():
             raise ValueError(
-                "source=offline draws once, so there is nothing to allocate in a step: take "
-                "method/allocation=uniform"
+                "source=offline draws once, so there is nothing to allocate in a step and no rule by which "
+                "to draw: take method/allocation=uniform and method/sampling=plain"
             )
         readers = [where for where, part in method.parts() if "sampler_logprobs" in part.needs]
         if readers:
@@ -92,7 +92,13 @@ class OfflineSupply:
     _drawn: tuple[Group, ...] | None = None
 
     def collect(
-        self, *, step: int, position: int, allocation: Allocation, phase: Phase | None = None
+        self,
+        *,
+        step: int,
+        position: int,
+        allocation: Allocation,
+        sampling: Sampling,
+        phase: Phase | None = None,
     ) -> Collected:
         """The groups after ``position``; the first step also tells what was drawn for all of them.
 
@@ -148,7 +154,6 @@ class OfflineSupply:
     def _work(self) -> list[tuple[Problem, int, Request]]:
         """What is drawn, problem by problem."""
         from tokensweep.rollout import Request
-        from tokensweep.train.collect import problem_index
 
         collector, settings = self.collector, self.settings
         sampling = replace(
@@ -156,8 +161,8 @@ class OfflineSupply:
         )
         size = len(collector.indices)
         work = []
-        for position in range(min(settings.problems, size)):
-            index = collector.indices[problem_index(position, size=size, seed=collector.seed)]
+        positions = range(min(settings.problems, size))
+        for index in dict.fromkeys(collector.problem_at(position) for position in positions):
             problem = collector.source[index]
             prompt_ids = collector.encode(collector.source.prompt_text(problem))
             for sample in range(collector.group_size):

@@ -26,7 +26,7 @@ from tokensweep.loss.method import (
     Regularizer,
     TokenWeight,
 )
-from tokensweep.loss.tables import TokenTable, View
+from tokensweep.loss.tables import View
 from tokensweep.registry import component
 
 
@@ -119,11 +119,6 @@ class NoRatio(Ratio):
         return view.logprobs - view.logprobs.detach()
 
 
-def decides(table: TokenTable, weights: Tensor) -> Tensor:
-    """Tokens [n] bool that have a weight and an advantage."""
-    return (weights != 0) & (table.advantages != 0)
-
-
 @component("method/aggregate", "selected_rollout_mean")
 @dataclass(frozen=True)
 class SelectedRolloutMean(Aggregate):
@@ -137,7 +132,7 @@ class SelectedRolloutMean(Aggregate):
     guarantees: ClassVar[frozenset[Guarantee]] = ROLLOUT_LOCAL
 
     def __call__(self, view: View, objective: Tensor) -> Tensor:
-        weights = torch.where(decides(view, view.weights), view.weights, 0.0)
+        weights = torch.where(view.signal, view.weights, 0.0)
         total = view.by_rollout(weights)
         mean = view.by_rollout(weights * objective) / torch.where(total > 0, total, 1.0)
         return mean.sum() / view.totals.rollouts
@@ -184,8 +179,4 @@ class KLAnchor(Regularizer):
 
     def _held(self, view: View) -> Tensor:
         """Tokens [n] bool whose distribution must stay."""
-        return (
-            torch.ones_like(view.weights, dtype=torch.bool)
-            if self.everywhere
-            else ~decides(view, view.weights)
-        )
+        return torch.ones_like(view.signal) if self.everywhere else ~view.signal

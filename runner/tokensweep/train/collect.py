@@ -153,7 +153,7 @@ class Collector:
         while sum(counts := _checked(allocation.wanted(outcomes), known=len(groups))):
             new = len(counts) - len(groups)
             problems = [group[0].problem for group in groups]
-            problems += [self.source[self._index(position + offset)] for offset in range(new)]
+            problems += [self.source[self.problem_at(position + offset)] for offset in range(new)]
             places = [len(group) for group in groups] + [0] * new
             asked = list(zip(problems, counts, places, strict=True))
             more = self._sample(asked, step=step, drawn=drawn, rules=rules, phase=phase)
@@ -179,7 +179,7 @@ class Collector:
             grades=tuple(accuracies(group) for group in groups),
         )
 
-    def _index(self, position: int) -> int:
+    def problem_at(self, position: int) -> int:
         """The problem at a position of the run; in a mixture every domain has an order of its own."""
         if not isinstance(self.source, Mixed):
             return self.indices[problem_index(position, size=len(self.indices), seed=self.seed)]

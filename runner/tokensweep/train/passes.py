@@ -56,60 +56,6 @@ class Scorer:
     temperature: float
     dtype: torch.dtype = torch.float32
 
-    def stats(
-        self, batch: Batch, *, rollouts: Tensor, rows: Tensor, needs: frozenset[str] = frozenset()
-    ) -> Described:
-        """Statistics [n] of the trained rows ``rows`` [n], all of ``rollouts`` [r]; both ascend.
-
-        ``needs`` names statistics of the head, and ``hidden`` for the states. One packed forward over the
-        whole sequences of ``rollouts``; only the n rows enter the head. Gradients flow where they are
-        enabled, but not through the states.
-        """
-        hidden, before = self._hidden(batch, rollouts=rollouts, rows=rows)
-        targets = batch.token_ids[batch.trained[rows]]
-        stats = self._head(hidden[before].to(self.dtype), targets, needs=needs - {"hidden"})
-        states = hidden.detach()[before + 1].to(self.dtype) if "hidden" in needs else None
-        return Described(**vars(stats), hidden=states)
-
-    def beside(
-        self, reference: Scorer, batch: Batch, *, rollouts: Tensor, rows: Tensor
-    ) -> tuple[TokenStats, Tensor]:
-        """The statistics as :meth:`stats`, and KL(reference || this policy) over all words, [n] nats.
-
-        One forward of each model; no gradient flows into the reference.
-        """
-        packed, before = self._hidden(batch, rollouts=rollouts, rows=rows)
-        hidden = packed[before].to(self.dtype)
-        with torch.no_grad():
-            others, place = reference._hidden(batch, rollouts=rollouts, rows=rows)
-        own, its = self.policy.head, reference.policy.head
-        divergence = linear_token_divergence(
-            hidden,
-            own.weight.to(self.dtype),
-            others[place].to(self.dtype),
-            its.weight.to(self.dtype),
-            bias=own.bias,
-            ref_bias=its.bias,
-            softcap=own.softcap,
-            ref_softcap=its.softcap,
-            scale=own.scale / self.temperature,
-            ref_scale=its.scale / self.temperature,
-        )
-        return self._head(hidden, batch.token_ids[batch.trained[rows]]), divergence
-
-    def _head(self, hidden: Tensor, targets: Tensor, *, needs: frozenset[str] = frozenset()) -> TokenStats:
-        """Statistics [n] of the tokens that the states [n, H] predict."""
-        head = self.policy.head
-        return linear_token_stats(
-            hidden,
-            head.weight.to(self.dtype),
-            targets,
-            bias=head.bias,
-            softcap=head.softcap,
-            scale=head.scale / self.temperature,
-            needs=needs,
-        )
-
     def _hidden(self, batch: Batch, *, rollouts: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """All states [m, H] of one packed forward over ``rollouts``, and which one predicts each of ``rows``.
 
@@ -126,6 +72,60 @@ class Scorer:
         target = batch.trained[rows]
         before = target - shift[batch.sequence_of[target]] - 1  # a state predicts the token after it
         return hidden, before
+
+    def stats(
+        self, batch: Batch, *, rollouts: Tensor, rows: Tensor, needs: frozenset[str] = frozenset()
+    ) -> Described:
+        """Statistics [n] of the trained rows ``rows`` [n], all of ``rollouts`` [r]; both ascend.
+
+        ``needs`` names statistics of the head, and ``hidden`` for the states. One packed forward over the
+        whole sequences of ``rollouts``; only the n rows enter the head. Gradients flow where they are
+        enabled, but not through the states.
+        """
+        hidden, before = self._hidden(batch, rollouts=rollouts, rows=rows)
+        targets = batch.token_ids[batch.trained[rows]]
+        stats = self._of_head(hidden[before].to(self.dtype), targets, needs=needs - {"hidden"})
+        states = hidden.detach()[before + 1].to(self.dtype) if "hidden" in needs else None
+        return Described(**vars(stats), hidden=states)
+
+    def _of_head(self, states: Tensor, targets: Tensor, *, needs: frozenset[str] = frozenset()) -> TokenStats:
+        """Statistics of what the head makes of states [n, H]."""
+        head = self.policy.head
+        return linear_token_stats(
+            states,
+            head.weight.to(self.dtype),
+            targets,
+            bias=head.bias,
+            softcap=head.softcap,
+            scale=head.scale / self.temperature,
+            needs=needs,
+        )
+
+    def beside(
+        self, reference: Scorer, batch: Batch, *, rollouts: Tensor, rows: Tensor
+    ) -> tuple[TokenStats, Tensor]:
+        """The statistics as :meth:`stats`, and KL(reference || this policy) over all words, [n] nats.
+
+        One forward of each model; no gradient flows into the reference.
+        """
+        hidden, before = self._hidden(batch, rollouts=rollouts, rows=rows)
+        states = hidden[before].to(self.dtype)
+        with torch.no_grad():
+            other, _ = reference._hidden(batch, rollouts=rollouts, rows=rows)
+        own, its = self.policy.head, reference.policy.head
+        divergence = linear_token_divergence(
+            states,
+            own.weight.to(self.dtype),
+            other[before].to(self.dtype),
+            its.weight.to(self.dtype),
+            bias=own.bias,
+            ref_bias=its.bias,
+            softcap=own.softcap,
+            ref_softcap=its.softcap,
+            scale=own.scale / self.temperature,
+            ref_scale=its.scale / self.temperature,
+        )
+        return self._of_head(states, batch.token_ids[batch.trained[rows]]), divergence
 
     @torch.no_grad()
     def states(self, batch: Batch, *, rows: Tensor) -> States:
