@@ -6,18 +6,30 @@ Knows nothing of problems or training, and importing it is light: the workers im
 from tokensweep.verifier.extract import LONGEST, after_thinking, extract, opened_thought
 from tokensweep.verifier.normal import canonical, unwrap
 from tokensweep.verifier.pool import Verdict, Workers
+from tokensweep.verifier.uncertainty import (
+    MARKER,
+    confidence_statement,
+    count_markers,
+    stated_confidence,
+    without_statements,
+)
 from tokensweep.verifier.verify import NAME, Verifier, verifier
 
 __all__ = [
     "LONGEST",
+    "MARKER",
     "NAME",
     "Verdict",
     "Verifier",
     "Workers",
     "after_thinking",
     "canonical",
+    "confidence_statement",
+    "count_markers",
     "extract",
     "opened_thought",
+    "stated_confidence",
     "unwrap",
     "verifier",
+    "without_statements",
 ]
