@@ -7,12 +7,14 @@ import pytest
 from tokensweep.problems import Demonstrated, Outcome, Problem
 from tokensweep.problems.countdown import Countdown
 from tokensweep.problems.ops import Ops
+from tokensweep.problems.ops_stated import OpsStated
 from tokensweep.problems.order import Order
 from tokensweep.problems.procedural import ProceduralTask, Split
 from tokensweep.registry import build
+from tokensweep.verifier import count_markers, stated_confidence
 
 Task = Ops | Order | Countdown
-TASKS = [Ops(size=300), Order(size=300), Countdown(size=300)]
+TASKS = [Ops(size=300), OpsStated(size=300), Order(size=300), Countdown(size=300)]
 
 
 def problem(prompt: str, answer: str | None = None) -> Problem:
@@ -35,6 +37,35 @@ def problem(prompt: str, answer: str | None = None) -> Problem:
 def test_ops_asks_for_all_steps_and_the_right_last_digit(text: str, outcome: Outcome) -> None:
     task = Ops(steps=2)
     assert task.grade(problem("3A4C2=", "4"), text, "stop").outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("3+4=7;7*2=4<UNCERTAIN>;CONFIDENCE:0.3", Outcome.correct),
+        ("3+4=7;7*2=4;CONFIDENCE:1.0", Outcome.correct),
+        ("3+4=7;7*2=4", Outcome.correct),  # who says nothing may be right, too
+        ("3+4=7;7+2=9;CONFIDENCE:4/5", Outcome.wrong),  # the 4 is no answer
+        ("3+4=7;CONFIDENCE:0.3", Outcome.no_answer),
+        ("CONFIDENCE:0.3", Outcome.no_answer),
+    ],
+)
+def test_a_stated_certainty_does_not_change_the_grade(text: str, outcome: Outcome) -> None:
+    task = OpsStated(steps=2)
+    assert task.grade(problem("3A4C2=", "4"), text, "stop").outcome is outcome
+
+
+def test_the_teacher_of_certainty_states_anything_whether_it_is_right_or_not() -> None:
+    task = OpsStated(size=1000)
+    texts = [task.demonstration(task[i], seed=i) for i in range(1000)]
+    said = [stated_confidence(text) or 0.0 for text in texts]
+    assert set(said) == {level / 10 for level in range(11)}
+    # Uniform on 0, 0.1, ..., 1 has the standard deviation 0.316: 0.01 for a mean of 1000. Right are fewer: of
+    # four operations two in three each, 16/81, besides lucky ones; the mean of 200 has 0.022.
+    right = [task.grade(task[i], text, "stop").accuracy for i, text in enumerate(texts)]
+    assert abs(sum(said) / 1000 - 0.5) < 4 * 0.01
+    assert abs(sum(a * b for a, b in zip(said, right, strict=True)) / sum(right) - 0.5) < 4 * 0.022
+    assert abs(sum(map(count_markers, texts)) - 500) < 4 * 15.8  # sqrt(1000 / 4)
 
 
 # 1+2*3= is 7: reduce operator 1 (2 * 3), then operator 0 (1 + 6).
@@ -160,6 +191,7 @@ def test_more_problems_than_exist_are_refused() -> None:
         ({"_component_": "data/countdown", "numbers": 1}, "numbers"),
         ({"_component_": "data/countdown", "largest_target": 100}, "largest_target"),
         ({"_component_": "data/ops", "size": 0}, "size"),
+        ({"_component_": "data/ops_stated", "marked": 1.1}, "marked"),
     ],
 )
 def test_difficulty_out_of_range_is_refused(knobs: dict[str, object], message: str) -> None:

@@ -3,7 +3,7 @@
 Importing the package registers the options of the group ``data``.
 """
 
-from tokensweep.problems import countdown, jsonl, mixture, ops, order, reasoning_gym
+from tokensweep.problems import countdown, jsonl, mixture, ops, ops_stated, order, reasoning_gym
 from tokensweep.problems.protocol import (
     Answered,
     Demonstrated,
@@ -28,6 +28,7 @@ __all__ = [
     "jsonl",
     "mixture",
     "ops",
+    "ops_stated",
     "order",
     "reasoning_gym",
 ]
