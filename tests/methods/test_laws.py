@@ -87,6 +87,9 @@ VARIANTS = (
     " method.advantage_shapers.shear.distance=chamfer method.advantage_shapers.shear.renorm=group_mean",
     "method=[forking_tokens,shear] method.advantage_shapers.shear.window=4"
     " method.advantage_shapers.shear.stride=2 method.advantage_shapers.shear.distance=cosine",
+    "method=explicit_uncertainty_verbal method.reward_terms.confidence.missing=lenient",
+    "method=[forking_tokens,rlcr] method.reward_terms.verifier.weight=0.5",
+    "method=explicit_uncertainty_token method.reward_terms.marker.repetition_penalty=1",
     "method=[forking_tokens,entropy_adv,kl_cov] method/surrogate=unclipped method/aggregate=selected_mean",
     "method=htpo method.surrogate.policy=old method.surrogate.drop_low=0.3 method.surrogate.drop_high=0.5",
     "method=htpo_as_released method.surrogate.rank_by=random",

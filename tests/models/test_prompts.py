@@ -23,7 +23,7 @@ from tokensweep.models.prompts import (
 from tokensweep.paths import conf_dir
 from tokensweep.problems.ops import Ops
 from tokensweep.registry import build
-from tokensweep.verifier import extract
+from tokensweep.verifier import MARKER, extract, stated_confidence
 
 register_components()
 
@@ -96,6 +96,18 @@ def test_the_template_of_r1_zero_begins_a_thought_and_its_answer_is_found() -> N
 def test_an_answer_before_the_thought_that_the_prompt_opened_has_ended_is_none(completion: str) -> None:
     text = text_of(shipped("r1_zero"), chat=False)
     assert extract(_after(text, completion), finished=True) == (None, "none")
+
+
+@pytest.mark.parametrize("name", ["verbal_confidence", "stated_uncertainty"])
+def test_prompts_show_the_statement_of_confidence_that_is_read(name: str) -> None:
+    text = text_of(shipped(name), chat=False)
+    assert stated_confidence(text.partition("]")[0]) == 0.5
+    assert text.endswith("[u 1+1]")
+
+
+@pytest.mark.parametrize("name", ["uncertain_marker", "stated_uncertainty"])
+def test_prompts_name_the_marker_that_is_read(name: str) -> None:
+    assert MARKER in text_of(shipped(name), chat=False)
 
 
 @pytest.mark.parametrize("prompt", ["Think in <think> </think>: 1+1", "<think>\n\n</think>\n\n", "1+1="])

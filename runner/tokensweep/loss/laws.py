@@ -29,10 +29,15 @@ from tokensweep.loss.method import (
 )
 from tokensweep.loss.objective import Prepared, micro_loss, prepare, score
 from tokensweep.loss.tables import Batch, View, pack
+from tokensweep.problems import Grade, Outcome, Problem
 from tokensweep.registry import KIND, components
+from tokensweep.rollout import Request, Rollout, SamplingSpec
+from tokensweep.train.batch import facts_of
+from tokensweep.train.collect import Trial
 
 _LENGTHS = (5, 9, 3, 7, 4, 8, 6, 3, 10, 5, 7, 4)  # tokens of the example's rollouts
 _GRADES = (1, 0, 0, 1, 0, 0, 1, 0, 1, 1, 1, 1)  # the third prompt carries no signal
+_TEXTS = ("7", "Confidence: 0.9", "7 <uncertain>", "7. Confidence: 30 %", "Wait, 7. Confidence: 1/2")
 _MICRO = (0, 2, 1, 3, 0, 2, 1, 3, 0, 2, 1, 3)  # two mini-batches of two micro-batches
 
 
@@ -61,6 +66,34 @@ def example_batch(*, seed: int = 0) -> Batch:
         batch, accuracy=grades, rewards=grades, minibatch_of=micro // 2, microbatch_of=micro, facts=facts
     )
     return cut.with_columns(**columns)
+
+
+def example_trials() -> list[Trial]:
+    """The rollouts of :func:`example_batch` as graded, with texts that differ in what parts read."""
+    return [
+        Trial(
+            problem=Problem(id=f"p{i // 4}", prompt="3+4=", answer="7"),
+            sample=i % 4,
+            request=Request(prompt_ids=(1, 2), seed=i, sampling=SamplingSpec(max_tokens=10)),
+            rollout=Rollout(
+                completion_ids=(3,) * length,
+                sampler_logprobs=(-1.0,) * length,
+                finish_reason="length" if length > 8 else "stop",
+                weights_version=0,
+            ),
+            grade=Grade(
+                outcome=Outcome.correct if right else Outcome.wrong, extracted="7", rule="last_number"
+            ),
+            text=_TEXTS[i % len(_TEXTS)],
+        )
+        for i, (length, right) in enumerate(zip(_LENGTHS, _GRADES, strict=True))
+    ]
+
+
+def told_batch(method: Method) -> Batch:
+    """:func:`example_batch` with the facts that the method reads in :func:`example_trials`."""
+    facts = facts_of(method, example_trials())
+    return replace(example_batch(), facts={name: fact.double() for name, fact in facts.items()})
 
 
 @dataclass(frozen=True)
@@ -129,7 +162,7 @@ def equal_rewards_give_no_gradient(method: Method) -> None:
     """A group whose rewards are equal teaches nothing (where ``signal_only`` is declared)."""
     if Guarantee.signal_only not in method.guarantees() or method.token_rewards:
         return  # token rewards make the rewards of a group unequal again
-    batch = example_batch()
+    batch = told_batch(method)
     batch = replace(batch, rewards=torch.full_like(batch.rewards, 0.1))
     prepared = prepare(method, batch)
     every = replace(prepared, active=torch.ones_like(prepared.active))
@@ -253,7 +286,7 @@ def _component_node(group: str, part: Any) -> dict[str, Any]:
 
 
 def _scored(method: Method) -> Batch:
-    batch = example_batch()
+    batch = told_batch(method)
     return replace(batch, rewards=score(method, batch))
 
 

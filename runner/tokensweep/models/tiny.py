@@ -114,5 +114,6 @@ def _demonstrated(data: ProblemSource | None) -> Demonstrated:
     got = "no data" if data is None else f"{data.name}, which has none"
     raise ValueError(
         f"model=tiny must be warm-started on demonstrations, got {got}: "
-        "choose data=ops, ops_stated, order or countdown, or a model that reads text, such as model=smollm2_135m"
+        "choose data=ops, ops_stated, order or countdown, or a model that reads text, such as "
+        "model=smollm2_135m"
     )

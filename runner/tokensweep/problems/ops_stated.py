@@ -1,8 +1,8 @@
 """Chains of hidden operations whose completions say how sure they are: what a tiny model can state.
 
-``3A4C2=`` is answered as in ``ops``, and then with a statement that :mod:`tokensweep.verifier` reads in any
-text: ``3+4=7;7*2=4<UNCERTAIN>;CONFIDENCE:0.7``. A demonstration states a confidence out of eleven at random and
-marks itself by a coin: the warm start teaches the form and nothing of what it means, so that whatever a
+``3A4C2=`` is answered as in ``ops``, and then with statements that :mod:`tokensweep.verifier` reads in any
+text: ``3+4=7;7*2=4<UNCERTAIN>;CONFIDENCE:0.7``. A demonstration states one of eleven confidences at random
+and marks itself by a coin: the warm start teaches the form and nothing of what it means, so that whatever a
 statement says of its answer later was learnt from the reward.
 """
 

@@ -57,11 +57,11 @@ def build_batch(groups: Sequence[Group], *, method: Method, max_tokens: int, see
     batch = batch.with_columns(
         sampler_logprobs=torch.tensor(sampled), uniform=torch.rand(batch.num_tokens, generator=generator)
     )
-    batch = replace(batch, facts=_facts(method, trials))
+    batch = replace(batch, facts=facts_of(method, trials))
     return replace(batch, rewards=provisional_score(method, batch))
 
 
-def _facts(method: Method, trials: Sequence[Trial]) -> dict[str, Tensor]:
+def facts_of(method: Method, trials: Sequence[Trial]) -> dict[str, Tensor]:
     """What the parts of the method read in the rollouts, and which were drawn by a rule if any was.
 
     Raises ValueError when two read the same.
