@@ -61,7 +61,14 @@ class Arm:
         """The metrics that every run has samples for; ``ks`` replaces what was asked for."""
         asked = ks if ks is not None else {k for each in self.evaluations for k in (1, *each.k)}
         taus = [set(each.tau) for each in self.evaluations]
-        return metrics_of((k for k in asked if k <= self.largest_k), set.intersection(*taus) if taus else ())
+        able = [k for k in asked if k <= self.largest_k]
+        usual = metrics_of(able, set.intersection(*taus) if taus else ())
+        return [*usual, *self.stated_metrics(able)]
+
+    def stated_metrics(self, ks: Sequence[int]) -> list[Metric]:
+        """The metrics that can be read off the stated confidences of every one of its evaluations."""
+        each = [own.stated_metrics(ks) for own in self.evaluations]
+        return [metric for metric in each[0] if all(metric in own for own in each)] if each else []
 
     def tables(self, metrics: Sequence[Metric]) -> list[Scores]:
         """Scores per benchmark, [S, Q, M]."""

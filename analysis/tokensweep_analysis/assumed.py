@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tokensweep_analysis.metrics import Kind, Metric, by_count
+from tokensweep_analysis.metrics import STATED, Kind, Metric, by_count
 from tokensweep_analysis.power import Components
 
 # Accuracies of questions are Beta(0.3, 0.7): their mean p (1 - p) is 0.3 * 0.7 / 2 = 0.105, the `within` of
@@ -33,10 +33,10 @@ def components_for(metric: Metric, components: Components, *, samples: int) -> C
     by what that does to the metric over what it does to the accuracy. ``within / samples`` is the sampling
     variance of a question's number. The SD of a contrast is met within 8 % for pass@k and pass^k, and is up
     to 18 % too large for cover@tau of up to 128 samples, simulated. Raises ValueError for a k above the
-    samples, and for maj@k, which needs more than accuracies.
+    samples, and for what :func:`beyond_accuracy` names.
     """
-    if metric.kind is Kind.maj_at:
-        raise ValueError(f"{metric} depends on which wrong answers agree: take components from finished runs")
+    if what := beyond_accuracy(metric):
+        raise ValueError(f"{metric} depends on {what}: take components from finished runs")
     curves = _curves(metric, samples)
     slope = _ACCURACY * (1 - _ACCURACY)  # of the accuracy
     width = components.omega / 2**0.5 / _size(slope)  # omega is of the difference of two arms
@@ -47,6 +47,13 @@ def components_for(metric: Metric, components: Components, *, samples: int) -> C
         * _ratio(curves.mean, components.sigma_seed_question / _size(slope)),
         within=components.within * float(_WEIGHTS @ curves.variance / (_WEIGHTS @ slope)) * samples,
     )
+
+
+def beyond_accuracy(metric: Metric) -> str:
+    """What a metric depends on besides the accuracies of questions; empty for one that does not."""
+    if metric.kind is Kind.maj_at:
+        return "which wrong answers agree"
+    return "how sure samples are" if metric.kind in STATED else ""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from tokensweep_analysis.metrics import AVERAGE, Kind, Metric
+from tokensweep_analysis.metrics import AVERAGE, CERTAINTY, Kind, Metric
 
 if TYPE_CHECKING:
     from tokensweep_analysis.intervals import Estimate
@@ -19,7 +19,10 @@ _KEYS = frozenset(
 )
 _TEXTS = ("source", "setting", "model", "data")
 _ALL_OF_KEYS = frozenset({"id", "kind", "parts", *_TEXTS})
-_METRICS = "avg, pass_at_K, maj_at_K, pass_hat_K or cover_at_TAU"
+_METRICS = (
+    "avg, pass_at_K, maj_at_K, pass_hat_K, cover_at_TAU, "
+    "or where samples state a confidence weighted_maj_at_K, " + ", ".join(kind.name for kind in CERTAINTY)
+)
 _LEAST_EFFECT = 0.01  # one point: what a change of method should bring at least to be worth its trouble
 
 
@@ -49,7 +52,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A claim of a sweep file; differences are shares, so 0.01 is one point."""
+    """A claim of a sweep file; differences are shares, so 0.01 is one point, and nats for NLL.
+
+    It is about ``left - right``. Of what is better small, such as ECE, the better arm stands on the right.
+    """
 
     id: str
     kind: ClaimKind
@@ -247,8 +253,10 @@ def parse_measure(given: Any) -> tuple[str, Metric]:
 def _metric(name: str) -> Metric:
     if name == "avg":
         return AVERAGE
+    if name in (certainty := {kind.name: kind for kind in CERTAINTY}):
+        return Metric(certainty[name])
     prefix, _, number = name.rpartition("_")
-    kind = Kind[prefix] if prefix in Kind.__members__ else None
+    kind = Kind[prefix] if prefix in Kind.__members__ and prefix not in certainty else None
     at = float(number)
     if kind is None or (not 0 < at <= 1 if kind is Kind.cover_at else at < 1 or not at.is_integer()):
         raise ValueError

@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tokensweep_analysis.certainty import Stated
 from tokensweep_analysis.majority import VoteTable, normal_answer
 from tokensweep_analysis.samples import GRADES, evaluate_again, read_coded, refuse_repeats
 from tokensweep_analysis.wording import counted
@@ -35,9 +36,11 @@ _COLUMNS = (
     "finish_reason",
     "extracted",
     "grade",
+    "confidence",
 )
 
 Floats = NDArray[np.float64]
+_Number = TypeVar("_Number", np.int64, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +49,7 @@ class Counted:
 
     questions: tuple[str, ...]  # ids, sorted
     votes: VoteTable
+    stated: Stated | None  # how sure they are; None where too few say so
     conditions: Mapping[str, str]  # revision, decoding, grader, and a digest of the prompts
     avg_completed: float | None  # share of correct ones among samples that ended by themselves
     no_answer_fraction: float
@@ -81,9 +85,12 @@ def count_samples(folder: Path, num_samples: int, *, num_questions: int | None =
     num_completed = truncated.size - int(truncated.sum())
     completed = float((correct & ~truncated).sum() / num_completed) if num_completed else None
     seeds = np.sort(rows.numbers("sampling_seed"), axis=1)
+    answers = _answers(rows.texts("extracted"))
+    confidence = rows.shares("confidence")
     return Counted(
         questions=rows.questions,
-        votes=VoteTable.count(correct, _answers(rows.texts("extracted"))),
+        votes=VoteTable.count(correct, answers),
+        stated=None if confidence is None else Stated.of(confidence, correct=correct, answers=answers),
         conditions={name: rows.texts(name).present() for name in _CONDITIONS} | {"prompts": _prompts(rows)},
         avg_completed=completed,
         no_answer_fraction=float(grade.equal("no_answer").mean()),
@@ -170,7 +177,12 @@ class _Rows:
         """A column of integers without nulls, [Q, n]."""
         return self._arranged(self.table[name].to_numpy())
 
-    def _arranged(self, column: NDArray[np.int64]) -> NDArray[np.int64]:
+    def shares(self, name: str) -> Floats | None:
+        """A column of floats, [Q, n] with NaN for null; None where all are."""
+        column = self.table[name]
+        return self._arranged(column.to_numpy()) if column.null_count < len(column) else None
+
+    def _arranged(self, column: NDArray[_Number]) -> NDArray[_Number]:
         return column.reshape(self.place.shape) if self.in_order else column[self.place]
 
 

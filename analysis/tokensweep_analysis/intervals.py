@@ -40,6 +40,7 @@ __all__ = [
 
 
 Limits = tuple[float, float]  # the smallest and the largest value that a quantity can take
+EachLimits = Limits | list[Limits]  # the same for all metrics, or a pair for each
 UNLIMITED: Limits = (-inf, inf)
 SHARE: Limits = (0.0, 1.0)
 DIFFERENCE: Limits = (-1.0, 1.0)  # of two shares
@@ -130,7 +131,9 @@ def arm_estimate(tables: Tables, *, confidence: float = 0.95, limits: Limits = U
     return estimates_of(arm_design(tables), one_run=ONE_CHECKPOINT, confidence=confidence, limits=limits)[0]
 
 
-def arm_estimates(tables: Tables, *, confidence: float = 0.95, limits: Limits = UNLIMITED) -> list[Estimate]:
+def arm_estimates(
+    tables: Tables, *, confidence: float = 0.95, limits: EachLimits = UNLIMITED
+) -> list[Estimate]:
     """:func:`arm_estimate` of M metrics at once, from tables [S, Q, M], intervals cut to ``limits``."""
     design = arm_design(tables, metrics=True)
     return estimates_of(design, one_run=ONE_CHECKPOINT, confidence=confidence, limits=limits)
@@ -161,7 +164,7 @@ def difference_estimates(
     seeds: Sequence[int],
     baseline_seeds: Sequence[int],
     confidence: float = 0.95,
-    limits: Limits = UNLIMITED,
+    limits: EachLimits = UNLIMITED,
 ) -> list[Estimate]:
     """:func:`difference_estimate` of M metrics at once, from tables [S, Q, M] and [S', Q, M], intervals cut
     to ``limits``."""
@@ -170,12 +173,14 @@ def difference_estimates(
 
 
 def estimates_of(
-    design: Design, *, one_run: str, confidence: float, limits: Limits = UNLIMITED
+    design: Design, *, one_run: str, confidence: float, limits: EachLimits = UNLIMITED
 ) -> list[Estimate]:
     """An estimate per metric; the sources of variance decide the estimand. ``one_run``: remark on one run."""
     errors, dfs = design.spread()
     halves = _quantile(confidence, dfs) * errors
-    lows, highs = (np.clip(ends, *limits) for ends in (design.value - halves, design.value + halves))
+    each_limits = limits if isinstance(limits, list) else [limits] * len(design.value)
+    least, most = np.array(each_limits, dtype=np.float64).T
+    lows, highs = (np.clip(ends, least, most) for ends in (design.value - halves, design.value + halves))
     several = design.questions_per_benchmark
     estimand, num_questions = _ESTIMANDS[bool(design.runs), bool(design.questions)], sum(several)
     remarks = [one_run] * (design.num_runs == 1) + [_ONE_QUESTION] * (min(several) == 1 < len(several))
@@ -192,10 +197,10 @@ def estimates_of(
             num_questions=num_questions,
             confidence=confidence,
             remark=usual if error == error else without_spread,
-            limits=limits,
+            limits=own,
         )
-        for value, low, high, error, df in zip(
-            *(each.tolist() for each in (design.value, lows, highs, errors, dfs)), strict=True
+        for value, low, high, error, df, own in zip(
+            *(each.tolist() for each in (design.value, lows, highs, errors, dfs)), each_limits, strict=True
         )
     ]
 

@@ -1,6 +1,7 @@
 """The numbers that a question gets from its samples, and what they are called.
 
-Each is between 0 and 1 and is averaged over questions, so one kind of interval serves them all.
+Each is averaged over questions, so one kind of interval serves them all. All are between 0 and 1 but NLL,
+which is in nats. Those of :data:`STATED` need samples that state a confidence; see :mod:`certainty` for them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,25 +33,66 @@ class Kind(StrEnum):
     maj_at = "maj@"  # the majority of k is correct
     pass_hat = "pass^"  # all of k are correct
     cover_at = "cover@"  # the share tau of all samples is correct
+    weighted_maj_at = "weighted maj@"  # the answer with the most confidence of k is correct
+    ece = "ECE"
+    brier = "Brier"
+    nll = "NLL, 0.01 nat"  # people see a hundred times what is stored, as of shares
+    auroc = "AUROC"
+    overconfident_errors = "overconfident errors"
+    selective_accuracy = "selective accuracy"
+
+
+# Of stated confidences and grades, written without a k.
+CERTAINTY = (
+    Kind.ece,
+    Kind.brier,
+    Kind.nll,
+    Kind.auroc,
+    Kind.overconfident_errors,
+    Kind.selective_accuracy,
+)
+STATED = frozenset({*CERTAINTY, Kind.weighted_maj_at})
+DRAWN = frozenset({Kind.pass_at, Kind.maj_at, Kind.pass_hat, Kind.weighted_maj_at})  # of k samples
+# 1.00 stands for anything above 0.995: a stated 1 that is wrong costs 5.3 nats, not infinity.
+ROUNDED = 0.005
+_LOSSES = frozenset({Kind.ece, Kind.brier, Kind.nll, Kind.overconfident_errors})
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A kind with its k, or its tau: ``pass@8``, ``cover@0.9``; pass@1 is written ``avg@n``."""
+    """A kind with its k, or tau, if it has one: ``pass@8``, ``cover@0.9``, ``ECE``; pass@1 is ``avg@n``."""
 
     kind: Kind
-    at: float
+    at: float = 0.0
 
     def __str__(self) -> str:
+        if self.kind in CERTAINTY:
+            return str(self.kind)
         return _AVERAGE_NAME if self == AVERAGE else f"{self.kind}{self.at:g}"
 
     @property
     def key(self) -> str:
         """The name where ``@`` and ``^`` are not allowed: ``pass_at_8``, ``pass_hat_8``, ``cover_at_0.9``."""
-        return f"{self.kind.name}_{self.at:g}"
+        return self.kind.name if self.kind in CERTAINTY else f"{self.kind.name}_{self.at:g}"
+
+    @property
+    def num_drawn(self) -> int:
+        """Samples of a question that it takes at the least."""
+        return int(self.at) if self.kind in DRAWN else 1
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether less of it is better."""
+        return self.kind in _LOSSES
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and the largest value that it can take."""
+        return (0.0, -log(ROUNDED) if self.kind is Kind.nll else 1.0)
 
     def of(self, votes: Votes) -> float:
         """The number of one question. Raises ValueError for a k above its samples."""
+        _refuse_stated([self])
         if self.kind is Kind.maj_at:
             return maj_at_k(votes, int(self.at))
         if self.kind is Kind.cover_at:
@@ -82,6 +125,7 @@ def doubling(most: int) -> list[Metric]:
 
 def scores_of(metrics: Sequence[Metric], table: VoteTable) -> NDArray[np.float64]:
     """The numbers of all questions, [Q, M]. Raises ValueError for a k above their samples."""
+    _refuse_stated(metrics)
     scores = by_count(tuple(metrics), table.num_samples)[table.num_correct]
     for place, metric in enumerate(metrics):
         if metric.kind is Kind.maj_at:
@@ -89,11 +133,18 @@ def scores_of(metrics: Sequence[Metric], table: VoteTable) -> NDArray[np.float64
     return scores
 
 
+def _refuse_stated(metrics: Iterable[Metric]) -> None:
+    """Votes do not say how sure they are."""
+    if stated := [str(metric) for metric in metrics if metric.kind in STATED]:
+        raise ValueError(f"{', '.join(stated)} must be read off stated confidences, got votes: see certainty")
+
+
 @lru_cache(maxsize=64)
 def by_count(metrics: tuple[Metric, ...], num_samples: int) -> NDArray[np.float64]:
     """The numbers by how many samples are correct, [num_samples + 1, M]; not to be written.
 
-    All but maj@k depend on nothing else; for that it has NaN. Raises ValueError for a k above the samples.
+    For maj@k and what is read off stated confidences, which depend on more, it has NaN. Raises ValueError
+    for a k above the samples.
     """
     table = np.full((num_samples + 1, len(metrics)), np.nan)
     for kind in (Kind.pass_at, Kind.pass_hat, Kind.cover_at):
@@ -123,3 +174,9 @@ def metrics_of(ks: Iterable[int], taus: Iterable[float]) -> list[Metric]:
         *(Metric(kind, k) for kind in (Kind.maj_at, Kind.pass_hat) for k in several),
         *(Metric(Kind.cover_at, tau) for tau in sorted(set(taus))),
     ]
+
+
+def stated_metrics_of(ks: Iterable[int]) -> list[Metric]:
+    """What can be read off stated confidences: the weighted maj@k of every k above 1, then calibration."""
+    several = [k for k in sorted(set(ks)) if k > 1]
+    return [*(Metric(Kind.weighted_maj_at, k) for k in several), *(Metric(kind) for kind in CERTAINTY)]

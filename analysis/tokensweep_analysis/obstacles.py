@@ -11,7 +11,7 @@ from tokensweep_analysis.arms import Arm, Cell, other_training, pair_mismatch
 from tokensweep_analysis.claims import Claim, Verdict
 from tokensweep_analysis.contrasts import differences
 from tokensweep_analysis.intervals import TWO_CHECKPOINTS, Estimate
-from tokensweep_analysis.metrics import Kind
+from tokensweep_analysis.metrics import STATED, Metric
 from tokensweep_analysis.rules import RULES
 from tokensweep_analysis.wording import counted
 
@@ -47,11 +47,14 @@ def look(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> tuple[Obstacl
         if not arm.runs:
             return Obstacle(Verdict.not_run, f"no run of {name} has finished"), None
     most = min(left.largest_k, right.largest_k)
-    if claim.metric.kind is not Kind.cover_at and claim.metric.at > most:
+    if claim.metric.num_drawn > most:
         needed = (
             f"{claim.metric} needs {claim.metric.at:g} different samples of each question, there are {most}"
         )
         return Obstacle(Verdict.not_run, needed), None
+    for name, arm in ((claim.left, left), (claim.right, right)):
+        if claim.metric.kind in STATED and claim.metric not in arm.stated_metrics([claim.metric.num_drawn]):
+            return Obstacle(Verdict.not_run, _unstated(claim.metric, name, arm)), None
     odd = left.odd or right.odd or pair_mismatch(left, right)
     estimate = None if odd else differences(left, right, metrics=[claim.metric])[claim.metric]
     if other := another_subject(claim, models=(left.models, right.models), data=(left.datas, right.datas)):
@@ -60,6 +63,13 @@ def look(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> tuple[Obstacl
         return Obstacle(Verdict.inconclusive, odd), None
     guard = _guard(claim, left, right, estimate)
     return (Obstacle(Verdict.inconclusive, guard) if guard else None), estimate
+
+
+def _unstated(metric: Metric, name: str, arm: Arm) -> str:
+    """Why an arm has no number for a metric of stated confidences."""
+    if any(each.stated is None for each in arm.evaluations):
+        return f"{metric} needs samples that state a confidence, too few of those of {name} do"
+    return f"{metric} is not defined for {name}: its wrong, or its right, samples are of one question or none"
 
 
 def _absent(claim: Claim, setting: str, cells: Mapping[Cell, Arm]) -> str:
@@ -114,10 +124,12 @@ def _guard(claim: Claim, left: Arm, right: Arm, estimate: Estimate) -> str:
     for name, arm in sides:
         if repeated := next((each.remark for each in arm.evaluations if each.remark), ""):
             return f"{name}: {repeated}"
+    if claim.metric is not None and claim.metric.is_loss:
+        sides.reverse()  # the arm with less is claimed to win
     for name, arm in sides if RULES[claim.kind].is_mutual else sides[:1]:
         if ill := next((run.health for run in arm.runs if run.health), ""):
             return f"{name} is not healthy: {ill}"
-    if unlike := _measured_unlike(claim, left, right):
+    if unlike := _measured_unlike(*sides, is_mutual=RULES[claim.kind].is_mutual):
         return unlike
     if isnan(estimate.standard_error):
         return "the scores have no spread, so there is no interval"
@@ -134,16 +146,16 @@ def _lacking(*sides: tuple[str, Arm]) -> str:
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def _measured_unlike(claim: Claim, left: Arm, right: Arm) -> str:
+def _measured_unlike(winner: tuple[str, Arm], other: tuple[str, Arm], *, is_mutual: bool) -> str:
     """A sentence when an arm whose answers must be readable has too many more that are not."""
     for name, what in (("truncated_fraction", "truncated"), ("no_answer_fraction", "unreadable")):
-        mine, theirs = left.mean(name), right.mean(name)
+        mine, theirs = winner[1].mean(name), other[1].mean(name)
         if mine is None or theirs is None:
             continue
         gap = mine - theirs
-        if (abs(gap) if RULES[claim.kind].is_mutual else gap) > MOST_GAP:
+        if (abs(gap) if is_mutual else gap) > MOST_GAP:
             return (
-                f"{100 * mine:.1f} % of the answers of {claim.left} are {what} and {100 * theirs:.1f} % of "
-                f"those of {claim.right}: they are not measured alike"
+                f"{100 * mine:.1f} % of the answers of {winner[0]} are {what} and {100 * theirs:.1f} % of "
+                f"those of {other[0]}: they are not measured alike"
             )
     return ""

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tokensweep_analysis.arms import Arm, Cell
-from tokensweep_analysis.assumed import components_for
+from tokensweep_analysis.assumed import beyond_accuracy, components_for
 from tokensweep_analysis.claims import POOLED, Claim, ClaimKind
-from tokensweep_analysis.metrics import AVERAGE, Kind
+from tokensweep_analysis.metrics import AVERAGE, STATED
 from tokensweep_analysis.obstacles import LEAST_QUESTIONS, LEAST_SEEDS, another_subject, no_setting
 from tokensweep_analysis.power import (
     CENTRAL,
@@ -121,7 +121,7 @@ def _obstacle(claim: Claim, setting: str, planned: Planned) -> str:
     if unasked or not asked:
         return f"not run: no evaluation on {' and '.join(unasked) or 'anything'}"
     _, samples = _sizes(claim, sides)
-    if claim.metric.kind is not Kind.cover_at and claim.metric.at > samples:
+    if claim.metric.num_drawn > samples:
         return f"not run: {claim.metric} needs {claim.metric.at:g} samples, planned are {samples}"
     return ""
 
@@ -166,8 +166,8 @@ def _prospect(
     if measured := _measured(claim, setting, finished, samples=samples):
         twice_sampled = measured if metric == AVERAGE else None
         return replace(base, advice=looked(measured, twice_sampled), is_measured=True)
-    if metric.kind is Kind.maj_at:
-        unknown = f"no figure before runs have finished: {metric} depends on which wrong answers agree"
+    if what := beyond_accuracy(metric):
+        unknown = f"no figure before runs have finished: {metric} depends on {what}"
         return replace(base, remark="" if base.obstacle else unknown)
     cases = [
         looked(*(components_for(metric, each, samples=count) for count in (samples, 2 * samples)))
@@ -210,6 +210,8 @@ def _measured(claim: Claim, setting: str, finished: Mapping[Cell, Arm], *, sampl
     """
     assert claim.metric is not None
     left, right = (finished.get((setting, arm, claim.benchmark), Arm()) for arm in (claim.left, claim.right))
+    if claim.metric.kind in STATED and any(claim.metric not in arm.metrics() for arm in (left, right)):
+        return None
     have = min(left.num_samples, right.num_samples)
     if min(len(left.runs), len(right.runs), have) < 2 or (claim.metric != AVERAGE and have != samples):
         return None

@@ -11,11 +11,12 @@ import numpy as np
 
 from tokensweep.identity import read_json
 from tokensweep.ledger import RunRecord, Status, read_metrics, read_run
+from tokensweep_analysis.certainty import Stated
 from tokensweep_analysis.counts import Counted, Floats, count_samples
 from tokensweep_analysis.health import health_of
 from tokensweep_analysis.intervals import Scores
 from tokensweep_analysis.majority import Counts, VoteTable, majority_at_k
-from tokensweep_analysis.metrics import Kind, Metric, by_count, metrics_of
+from tokensweep_analysis.metrics import STATED, Kind, Metric, by_count, metrics_of, stated_metrics_of
 from tokensweep_analysis.passk import guess_floor
 
 _GENERATED = "tokens/generated"
@@ -44,6 +45,8 @@ class Scored:
     length_by_question: Floats  # [Q] as length_mean
     caution: str = ""  # whether the model may have seen the problems before
     remark: str = ""  # what makes its samples worth less than they look
+    stated: Stated | None = None  # how sure its samples are; None where too few say so
+    certainty: dict[Metric, Scores] = field(default_factory=dict)  # what was read off that, [Q]
     majority: dict[int, Scores] = field(default_factory=dict)  # maj@k [Q] as far as it was computed
 
     @property
@@ -66,10 +69,35 @@ class Scored:
             self.majority[k] = majority_at_k(self.votes, k)
         return self.majority[k]
 
+    def certainty_at(self, metric: Metric) -> Scores:
+        """A metric of stated confidences, [Q], computed once. Raises ValueError where too few are stated."""
+        if self.stated is None:
+            raise ValueError(f"{metric} needs stated confidences, {self.suite} has too few: see certainty")
+        if metric not in self.certainty:
+            self.certainty[metric] = self.stated.scores(metric)
+        return self.certainty[metric]
+
+    @property
+    def stated_fraction(self) -> float | None:
+        """Share of samples that state a confidence; None where too few do."""
+        return self.stated.fraction if self.stated else None
+
+    @property
+    def ece_floor(self) -> float | None:
+        """What chance alone gives a calibrated model; None where too few samples state a confidence."""
+        return self.stated.floor if self.stated else None
+
+    def stated_metrics(self, ks: Sequence[int]) -> list[Metric]:
+        """The metrics that can be read off its stated confidences, none where too few are stated."""
+        if self.stated is None:
+            return []
+        able = stated_metrics_of(k for k in ks if k <= self.num_samples)
+        return [metric for metric in able if np.isfinite(self.certainty_at(metric)).all()]
+
     def metrics(self) -> dict[str, float]:
-        """Its numbers by name: ``<suite>/pass_at_1``, ``<suite>/maj_at_8`` and so on."""
+        """Its numbers by name: ``<suite>/pass_at_1``, ``<suite>/maj_at_8``, ``<suite>/ece`` and so on."""
         ks = sorted({1, *(k for k in self.k if k <= self.num_samples)})
-        asked = metrics_of(ks, self.tau)
+        asked = [*metrics_of(ks, self.tau), *self.stated_metrics(ks)]
         means = self.scores_at(asked).mean(axis=0)
         values = {metric.key: float(mean) for metric, mean in zip(asked, means, strict=True)}
         if self.answer_space is not None:
@@ -82,6 +110,8 @@ class Scored:
         }
         if self.avg_completed is not None:
             values["pass_at_1_completed"] = self.avg_completed
+        if self.stated is not None:
+            values |= {"stated_fraction": self.stated.fraction, "ece_floor": self.stated.floor}
         return {f"{self.suite}/{name}": value for name, value in values.items()}
 
 
@@ -135,9 +165,11 @@ def scores_of_runs(scored: Sequence[Scored], metrics: Sequence[Metric]) -> Score
     values = {num_samples: by_count(wanted, num_samples) for num_samples in {s.num_samples for s in scored}}
     scores = np.stack([values[each.num_samples][each.num_correct] for each in scored])
     for place, metric in enumerate(wanted):
-        if metric.kind is Kind.maj_at:
-            for own, each in zip(scores, scored, strict=True):
+        for own, each in zip(scores, scored, strict=True):
+            if metric.kind is Kind.maj_at:
                 own[:, place] = each.majority_at(int(metric.at))
+            elif metric.kind in STATED:
+                own[:, place] = each.certainty_at(metric)
     return scores
 
 
@@ -183,6 +215,7 @@ def _score(folder: Path, entry: Mapping[str, Any], num_samples: int) -> Scored:
         conditions=counted.conditions,
         questions=counted.questions,
         votes=counted.votes,
+        stated=counted.stated,
         num_samples=num_samples,
         num_effective=int(counted.distinct_by_question.min()),
         k=tuple(entry["k"]),

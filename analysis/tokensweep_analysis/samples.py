@@ -33,13 +33,15 @@ SCHEMA = pa.schema(
         ("extracted", pa.string()),  # the answer that was found, null without one
         ("extract_rule", pa.string()),
         ("grade", pa.string()),  # correct | wrong | no_answer | truncated | error
+        ("confidence", pa.float64()),  # that the text states, in [0, 1]; null without one
         ("grader", pa.string()),  # name and version
         ("grader_status", pa.string()),  # ok, or what kept the grader from deciding
         ("latency_s", pa.float64()),
         ("text", pa.string()),  # as it is graded: with the <think> that its prompt ended with
     ]
 )
-NULLABLE = frozenset({"arm", "seed", "step", "extracted", "extract_rule", "latency_s"})
+NULLABLE = frozenset({"arm", "seed", "step", "extracted", "extract_rule", "confidence", "latency_s"})
+_OPTIONAL = frozenset({"arm", "confidence"})  # null where a row lacks them; files of old have no confidence
 _KEY = ["run_id", "benchmark", "question_id", "sample_idx"]  # of a sample
 _CODED = pa.dictionary(pa.int32(), pa.string())
 GRADES = frozenset({"correct", "wrong", "no_answer", "truncated", "error"})
@@ -101,7 +103,7 @@ def regrade(
     """Grade the stored texts of an evaluation folder again, without a model; gives back the new rows.
 
     ``grade(rows)`` gives for each row the columns that change (``grade``, ``grader``, ``extracted``,
-    ``extract_rule``, ``grader_status``). The rows are written as one more sample file, which
+    ``extract_rule``, ``grader_status``, ``confidence``). The rows are written as one more sample file, which
     :func:`read_samples` prefers; the old files stay. Raises ValueError for a folder without samples or for
     other columns.
     """
@@ -135,7 +137,7 @@ def _replace(path: Path) -> str:
     return f"delete it, then {evaluate_again(path.parent)}"
 
 
-_GRADING = frozenset({"grade", "grader", "extracted", "extract_rule", "grader_status"})
+_GRADING = frozenset({"grade", "grader", "extracted", "extract_rule", "grader_status", "confidence"})
 
 
 def _graded(columns: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -192,14 +194,25 @@ def _read_table(path: Path, columns: Sequence[str], *, dictionaries: Sequence[st
         # Buffering ahead, the default, is for remote files and hands each column to another thread.
         with pq.ParquetFile(path, read_dictionary=list(dictionaries), pre_buffer=False) as file:
             names = file.schema_arrow.names
-            if names != SCHEMA.names:
+            lacking = _OPTIONAL - set(names)
+            if names != [name for name in SCHEMA.names if name not in lacking]:
                 odd = sorted(set(names) ^ set(SCHEMA.names))
                 raise ValueError(
                     f"{path} must have the columns of SCHEMA, but differs in {odd}: {_replace(path)}"
                 )
-            return file.read(columns=list(columns), use_threads=False)
+            there = [name for name in columns if name not in lacking]
+            return _completed(file.read(columns=there, use_threads=False), columns)
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"{path} cannot be read ({error}): {_replace(path)}") from error
+
+
+def _completed(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The table with a column of nulls for each that its file lacks."""
+    for name in columns:
+        if name not in table.column_names:
+            nulls = pa.nulls(len(table), type=SCHEMA.field(name).type)
+            table = table.append_column(SCHEMA.field(name), nulls)
+    return table.select(columns)
 
 
 def _empty() -> pd.DataFrame:
@@ -209,8 +222,8 @@ def _empty() -> pd.DataFrame:
 
 def _table(rows: Sequence[dict[str, Any]], path: Path) -> pa.Table:
     for row in rows:
-        if set(row) - {"arm"} != set(SCHEMA.names) - {"arm"}:
-            odd = sorted((set(row) ^ set(SCHEMA.names)) - {"arm"})
+        if set(row) - _OPTIONAL != set(SCHEMA.names) - _OPTIONAL:
+            odd = sorted((set(row) ^ set(SCHEMA.names)) - _OPTIONAL)
             raise ValueError(f"{path.name}: a sample must have the columns of SCHEMA, but differs in {odd}")
     columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
     for name, values in columns.items():

@@ -11,7 +11,7 @@ from tokensweep_analysis.contrasts import Contrast
 from tokensweep_analysis.intervals import NO_SPREAD, Estimate
 from tokensweep_analysis.lacking import no_contrasts, nothing_finished
 from tokensweep_analysis.layout import Cell, Column
-from tokensweep_analysis.metrics import AVERAGE, Kind, Metric
+from tokensweep_analysis.metrics import AVERAGE, CERTAINTY, Kind, Metric
 from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.tables import Comparison, Row
 from tokensweep_analysis.wording import NOTHING, counted, detected, percent
@@ -29,6 +29,7 @@ class Section:
     contrasts: tuple[tuple[Column, ...], ...]  # a table per metric
     effects: tuple[tuple[Column, ...], ...]  # of a factorial sweep, a table per metric
     reliability: tuple[Column, ...]
+    certainty: tuple[Column, ...]  # where samples state a confidence
     costs: tuple[Column, ...]
     facts: tuple[str, ...]  # sentences on what its numbers are
     is_empty: bool = False  # no run has finished
@@ -36,7 +37,14 @@ class Section:
     @property
     def tables(self) -> list[tuple[Column, ...]]:
         """Those that hold more than the names of the arms."""
-        tables = (self.results, *self.effects, *self.contrasts, self.reliability, self.costs)
+        tables = (
+            self.results,
+            *self.effects,
+            *self.contrasts,
+            self.reliability,
+            self.certainty,
+            self.costs,
+        )
         return [table for table in tables if len(table) > 1]
 
     def own_facts(self, sections: Sequence[Section]) -> list[str]:
@@ -65,18 +73,21 @@ def sections_of(comparison: Comparison, *, compact: bool = False) -> Iterator[Se
         arms = column("arm", [row.arm for row in rows])
         results = (arms, *_results(comparison, rows, passes, compared if compact else (), compact=compact))
         others = [] if compact else [each for each in shown if each not in passes]
-        reliability = (arms, *(_metric_column(each, rows) for each in others))
+        sure = [each for each in others if each.kind in CERTAINTY]
+        reliability = (arms, *(_metric_column(each, rows) for each in others if each not in sure))
+        certainty = (arms, *_certainty(sure, rows))
         yield Section(
             title=_title(comparison, setting, benchmark),
             results=results,
             contrasts=() if compact else tuple(_contrasts(comparison, rows, metric) for metric in compared),
             effects=() if compact else tuple(_effects(comparison, rows, shown)),
             reliability=reliability,
+            certainty=certainty,
             costs=(arms, *(c for c in costs if any(str(cell) != NOTHING for cell in c.cells))),
             facts=(
                 *_facts(comparison, rows, passes),
                 *_explained([each for each in shown if each == AVERAGE] if compact else shown),
-                *_missing((*results, *reliability)),
+                *_missing((*results, *reliability, *certainty)),
                 *([comparison.effects_note] if comparison.effects_note and not compact else []),
             ),
             is_empty=bool(nothing_finished(rows)),
@@ -105,7 +116,19 @@ def shown_metrics(metrics: Sequence[Metric]) -> list[Metric]:
 
 def _metric_column(metric: Metric, rows: Sequence[Row], *interval: str) -> Column:
     """A metric with its interval."""
-    return Column(Cell((str(metric), *interval)), tuple(estimated(row.results.get(metric)) for row in rows))
+    cells = tuple(estimated(row.results.get(metric)) for row in rows)
+    return Column(Cell((*str(metric).split(" ", 1), *interval)), cells)
+
+
+def _certainty(metrics: Sequence[Metric], rows: Sequence[Row]) -> Iterator[Column]:
+    """How many samples state a confidence, and what those are worth; nothing where too few do."""
+    if not metrics:
+        return
+    yield column("stated %", [share(row.stated_fraction) for row in rows])
+    for metric in metrics:
+        yield _metric_column(metric, rows)
+        if metric.kind is Kind.ece:
+            yield column("ECE floor", [share(row.ece_floor) for row in rows])
 
 
 def _results(
@@ -283,6 +306,17 @@ def _explained(shown: Sequence[Metric]) -> Iterator[str]:
             Kind.pass_hat: f"{metric} is the chance that all of {metric.at:g} samples are right.",
             Kind.cover_at: "cover@tau is the share of questions with at least the share tau of their samples "
             "right, a figure that is biased where samples are few.",
+            Kind.weighted_maj_at: f"{metric} is as maj@{metric.at:g}, each answer weighing what its "
+            "confidence says.",
+            Kind.ece: "ECE is the mean distance between confidence and accuracy in ten bins of the "
+            "confidence; a sample that states none is sure of its answer. ECE floor is what a calibrated "
+            "model with these confidences has by chance: an ECE near it may be 0, whatever its interval.",
+            Kind.brier: "Brier is the mean of (confidence - right)^2.",
+            Kind.nll: "NLL is in hundredths of a nat, with confidences held between 0.005 and 0.995.",
+            Kind.auroc: "AUROC is the chance that a right sample is surer than a wrong one, 50 by guessing.",
+            Kind.overconfident_errors: "Overconfident errors are the share of wrong samples with a "
+            "confidence above 0.7.",
+            Kind.selective_accuracy: "Selective accuracy is that of the surer half of the samples.",
         }[kind]
 
 

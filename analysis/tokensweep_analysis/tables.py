@@ -28,6 +28,8 @@ RATES = (
     "truncated_fraction",
     "no_answer_fraction",
     "error_fraction",
+    "stated_fraction",
+    "ece_floor",
     "length_mean",
 )
 COSTS = ("kept_fraction", "entropy_kept_fraction", "generated_tokens", "seconds", "device_hours")
@@ -56,6 +58,8 @@ class Row:
     truncated_fraction: float | None = None
     no_answer_fraction: float | None = None
     error_fraction: float | None = None
+    stated_fraction: float | None = None  # samples that state a confidence, None where too few do
+    ece_floor: float | None = None  # of a calibrated model, by chance
     length_mean: float | None = None  # completion tokens
     kept_fraction: float | None = None  # trained tokens with a weight, mean over steps
     entropy_kept_fraction: float | None = None  # share of the entropy that lies in them
@@ -228,7 +232,7 @@ def _results(own: Arm, confidence: float, ks: Sequence[int] | None) -> dict[str,
     columns: dict[str, Any] = {"band": _band(own.largest_k, tables, confidence)}
     if not metrics:
         return columns
-    estimates = arm_estimates(tables, confidence=confidence, limits=SHARE)
+    estimates = arm_estimates(tables, confidence=confidence, limits=[metric.limits for metric in every])
     averages = [np.ascontiguousarray(table[:, :, 0]) for table in tables]  # pass@1 comes first
     return columns | {
         "asked": tuple(metrics),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec
 from tokensweep.rollout.protocol import Rules
 from tokensweep.rollout.rules import announce, pairs_of
 from tokensweep.seeds import derive_seed
-from tokensweep_analysis.majority import count_votes
-from tokensweep_analysis.metrics import Kind, Metric
+from tokensweep.verifier import stated_confidence
+from tokensweep_analysis.certainty import stated_in
+from tokensweep_analysis.majority import count_votes, normal_answer
+from tokensweep_analysis.metrics import Kind, Metric, stated_metrics_of
 from tokensweep_analysis.passk import guess_floor
 from tokensweep_analysis.samples import next_file, read_samples, regrade, write_samples
 
@@ -124,6 +127,7 @@ class Summary:
     error_fraction: float  # the grader failed; counted as not correct
     length_mean: float  # completion tokens
     length_max: int
+    stated: Mapping[str, float]  # by key, what confidences say; empty where too few samples state one
 
 
 def evaluate(
@@ -182,7 +186,10 @@ def regrade_stored(folder: Path, source: ProblemSource, *, always: bool = False)
             )
             for row in rows
         ]
-        return [_grading(grade, source.grader) for grade in source.grade_many(answers)]
+        return [
+            _grading(grade, source.grader, answer.text)
+            for answer, grade in zip(answers, source.grade_many(answers), strict=True)
+        ]
 
     after = [row["grade"] for row in regrade(folder, grade)]
     return sum(old != new for old, new in zip(before["grade"], after, strict=True))
@@ -203,9 +210,10 @@ def _summarise_folder(folder: Path, spec: EvalSpec) -> Summary:
     return summary
 
 
-def _grading(grade: Grade, grader: str) -> dict[str, Any]:
-    """The grading columns of a sample row."""
+def _grading(grade: Grade, grader: str, text: str) -> dict[str, Any]:
+    """The columns of a sample row that are read in its text."""
     return {
+        "confidence": stated_confidence(text),
         "extracted": grade.extracted,
         "extract_rule": grade.rule,
         "grade": grade.outcome.value,
@@ -236,7 +244,18 @@ def summarise(samples: pd.DataFrame, *, spec: EvalSpec) -> Summary:
         error_fraction=float((samples["grade"] == "error").mean()),
         length_mean=float(samples["n_output_tokens"].mean()),
         length_max=int(samples["n_output_tokens"].max()),
+        stated=_stated_numbers(samples, spec),
     )
+
+
+def _stated_numbers(samples: pd.DataFrame, spec: EvalSpec) -> dict[str, float]:
+    """Calibration and the weighted maj@k as far as they are defined."""
+    stated = stated_in(samples, normal_answer)
+    if stated is None:
+        return {}
+    means = {metric: float(stated.scores(metric).mean()) for metric in stated_metrics_of(spec.k)}
+    known = {metric.key: mean for metric, mean in means.items() if isfinite(mean)}
+    return {"stated_fraction": stated.fraction, **known, "ece_floor": stated.floor}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +291,7 @@ class _RowMaker:
     ) -> dict[str, Any]:
         return {
             **asdict(self.subject),
-            **_grading(grade, self.source.grader),
+            **_grading(grade, self.source.grader, answer.text),
             "arm": None,
             "step": self.spec.step,
             "benchmark": self.spec.suite,

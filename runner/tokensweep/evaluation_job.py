@@ -193,7 +193,7 @@ def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
 
 
 def _table(subject: _Subject, summaries: Sequence[Any]) -> Group:
-    """Two tables with a row per suite: how good, at the largest k, and how it ended."""
+    """Tables with a row per suite: how good, at the largest k, how it ended, how sure where it says so."""
     step = "" if subject.step is None else f", step {subject.step}"
     suites = ("suite", [s.suite for s in summaries])
     k = max((k for s in summaries for k in s.pass_at), default=1)
@@ -216,10 +216,16 @@ def _table(subject: _Subject, summaries: Sequence[Any]) -> Group:
         ("grader failed", [_rate(s.error_fraction) for s in summaries]),
         ("tokens", [f"{s.length_mean:.0f}" for s in summaries]),
     ]
-    tables = [
-        FittedTable(tuple(_column(*each) for each in part if any(each[1]))) for part in (quality, endings)
+    known = dict.fromkeys(key for s in summaries for key in s.stated)
+    certainty = [
+        suites,
+        *((key.replace("_", " "), [_rate(s.stated.get(key)) for s in summaries]) for key in known),
     ]
-    return Group(Text(f"{subject.name}{step}", style="bold"), "", tables[0], "", tables[1], "")
+    parts = (quality, endings, certainty) if known else (quality, endings)
+    tables = [FittedTable(tuple(_column(*each) for each in part if any(each[1]))) for part in parts]
+    return Group(
+        Text(f"{subject.name}{step}", style="bold"), *(part for table in tables for part in ("", table)), ""
+    )
 
 
 def _column(header: str, cells: Sequence[str]) -> Column:

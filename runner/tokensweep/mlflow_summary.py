@@ -44,7 +44,9 @@ _TEXT, _PAGE = "report.md", "report.html"
 _FILES = (_TEXT, _PAGE, RANKING, CONTRASTS, CLAIMS)
 _ARM = "arm:"  # begins the key of a summary run
 _VERDICT = "verdict."  # begins the tag of a claim
-_DRAWN = re.compile(r"(?:pass_at|maj_at|pass_hat)_(\d+)")  # metrics that there is one of for each k
+_DRAWN = re.compile(
+    r"(?:pass_at|maj_at|pass_hat|weighted_maj_at)_(\d+)"
+)  # metrics that there is one of for each k
 _DIGITS = 5  # significant ones
 _CONTINUED = "\n\n... continued in report.md"
 

@@ -19,7 +19,7 @@ from tokensweep.rollout.embedded import TorchEngine
 from tokensweep.rollout.fake import FakeEngine
 from tokensweep.rollout.rules import TwoTemperatures, pairs_of
 from tokensweep.train.setup import encoder
-from tokensweep.verifier import after_thinking
+from tokensweep.verifier import after_thinking, without_statements
 from tokensweep_analysis.samples import read_samples
 
 _SUBJECT = Subject(run_id="run", config_hash="abc", seed=7)
@@ -120,6 +120,41 @@ def test_reliability_is_that_of_the_samples(tmp_path: Path, policy: Policy) -> N
     assert summary.maj_at[1] == summary.pass_hat[1] == pytest.approx(summary.avg)
     # Two possible answers: one guess hits half of the time, four miss with probability 1/16.
     assert summary.guess_floor == {1: pytest.approx(1 / 2), 4: pytest.approx(15 / 16)}
+
+
+class Sure(Digits):
+    """Digits whose completions may say how sure they are, behind a semicolon."""
+
+    def grade(self, problem: Problem, text: str, finish_reason: str) -> Grade:
+        return super().grade(problem, without_statements(text).removesuffix(";"), finish_reason)
+
+
+def test_stated_confidences_are_stored_and_measured(tmp_path: Path, policy: Policy) -> None:
+    texts = ("1;CONFIDENCE:0.75", "2;CONFIDENCE:25%")
+    summary = evaluate(
+        policy,
+        Counting(policy, texts=texts),
+        Sure(),
+        spec(sampling=SamplingSpec(max_tokens=24)),
+        out_dir=tmp_path,
+        subject=_SUBJECT,
+        encode=encoder(ModelPrompt(), policy, chat=False),
+    )
+    rows = read_samples([tmp_path])
+    assert rows["confidence"].tolist() == [0.75 if grade == "correct" else 0.25 for grade in rows["grade"]]
+    assert set(rows["grade"]) == {"correct", "wrong"}
+    # each sample is 0.25 off, in the bin of its grade; the surer half is right where as many are
+    assert summary.stated["ece"] == pytest.approx(0.25)
+    assert summary.stated["brier"] == pytest.approx(0.0625)
+    assert summary.stated["auroc"] == 1
+    assert summary.stated["stated_fraction"] == 1
+    assert summary.stated["weighted_maj_at_2"] >= summary.maj_at[2]
+    assert json.loads((tmp_path / "eval.json").read_text())["summary"]["stated"] == summary.stated
+
+
+def test_who_says_nothing_of_confidence_has_no_calibration(tmp_path: Path, policy: Policy) -> None:
+    assert run(policy, tmp_path, engine=Counting(policy), spec=spec()).stated == {}
+    assert read_samples([tmp_path])["confidence"].isna().all()
 
 
 def test_without_an_answer_space_there_is_no_guess_floor(tmp_path: Path, policy: Policy) -> None:
