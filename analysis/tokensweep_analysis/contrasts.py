@@ -40,7 +40,7 @@ def differences(
         seeds=left.seeds,
         baseline_seeds=right.seeds,
         confidence=confidence,
-        limits=[(-metric.limits[1], metric.limits[1]) for metric in metrics],
+        limits=[metric.difference_limits for metric in metrics],
     )
     return dict(zip(metrics, estimates, strict=True))
 

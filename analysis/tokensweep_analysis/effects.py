@@ -15,7 +15,7 @@ import numpy as np
 
 from tokensweep_analysis.arms import Arm, Cell, mismatch
 from tokensweep_analysis.contrasts import Contrast, adjusted, contrasts_of
-from tokensweep_analysis.intervals import DIFFERENCE, Scores, difference_estimates
+from tokensweep_analysis.intervals import Scores, difference_estimates
 from tokensweep_analysis.metrics import Metric
 
 MAIN = "main effects"  # each family is adjusted by itself
@@ -96,7 +96,7 @@ def _effects_at(
             seeds=seeds,
             baseline_seeds=seeds,
             confidence=confidence,
-            limits=DIFFERENCE,
+            limits=[metric.difference_limits for metric in shared],
         )
         yield from contrasts_of(
             setting=setting,

@@ -90,6 +90,11 @@ class Metric:
         """The smallest and the largest value that it can take."""
         return (0.0, -log(ROUNDED) if self.kind is Kind.nll else 1.0)
 
+    @property
+    def difference_limits(self) -> tuple[float, float]:
+        """The smallest and the largest difference of two values."""
+        return (-self.limits[1], self.limits[1])
+
     def of(self, votes: Votes) -> float:
         """The number of one question. Raises ValueError for a k above its samples."""
         _refuse_stated([self])
