@@ -61,6 +61,18 @@ CASES = (
         loss=grpo(loss_type="grpo", importance_sampling_level="sequence", epsilon=3e-4, epsilon_high=4e-4),
     ),
     Case(
+        ours=f"method=sapo {STD}",
+        peer="GRPO, loss_type sapo",
+        loss=grpo(loss_type="sapo"),
+        within=1e-7,
+        difference="TRL holds the temperatures in float32, where 1.05 is 1.05 - 5e-8",
+    ),
+    Case(
+        ours=f"method=vespo {STD}",
+        peer="GRPO, loss_type vespo",
+        loss=grpo(loss_type="vespo"),
+    ),
+    Case(
         ours="method=holderpo method.ratio.p=0 method.advantage.eps=1e-4",
         peer="GRPO, loss_type grpo, sequence ratio",
         loss=grpo(loss_type="grpo", importance_sampling_level="sequence"),

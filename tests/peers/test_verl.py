@@ -115,6 +115,29 @@ CASES = (
         within=NEARLY,
     ),
     Case(
+        ours=f"method=sapo {SAMPLE_STD}",
+        peer=f"grpo, sapo, {SEQ}",
+        loss=loss("sapo", mode=SEQ, advantages=GRPO),
+        within=NEARLY,
+    ),
+    *(
+        Case(
+            ours=f"method={ours}",
+            peer=f"grpo without std, {name}, seq-mean-token-sum-norm",
+            loss=loss(
+                name,
+                mode="seq-mean-token-sum-norm",
+                advantages=CENTRED,
+                scale_factor=MAX_TOKENS,
+                clip_ratio_low=bound,
+                clip_ratio_high=bound,
+                clip_ratio_c=20.0,
+            ),
+            difference="verl's loss_scale_factor set to the generation budget",
+        )
+        for ours, name, bound in (("dppo", "dppo_tv", 0.15), ("dppo_kl", "dppo_kl", 0.05))
+    ),
+    Case(
         ours="method=holderpo method.ratio.p=0",
         peer=f"grpo, gspo, {SEQ}",
         loss=loss("gspo", mode=SEQ, advantages=HOLDER_GRPO),

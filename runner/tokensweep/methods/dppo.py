@@ -54,14 +54,14 @@ class _Region(Surrogate):
 
     def clipped(self, view: View, log_ratio: Tensor) -> Tensor:
         """Tokens [n] bool that the mask takes out; those at the cap keep a gradient."""
-        now = view.logprobs.detach().clamp(max=0)  # a probability is at most 1, rounding or not
-        fell, rose = self._left(logprobs=now, old_logprobs=view.columns["old_logprobs"])
+        now, old = view.logprobs.detach(), view.columns["old_logprobs"]
+        fell, rose = self._left(logprobs=now, old_logprobs=old)
         return ((view.advantages > 0) & rose) | ((view.advantages < 0) & fell)
 
     def metrics(self, view: View, log_ratio: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
         """Shares that left, of tokens with A > 0 and with A < 0, and at the cap; mean ``|pi - pi_old|``."""
         left, good = self.clipped(view, log_ratio), view.advantages > 0
-        moved = (view.logprobs.clamp(max=0).exp() - view.columns["old_logprobs"].exp()).abs()
+        moved = (view.logprobs.exp() - view.columns["old_logprobs"].exp()).abs()
         capped = torch.zeros_like(left) if self.is_cap is None else log_ratio.exp() > self.is_cap
         return {
             "left_positive": mean_over(view.signal & good, left.to(moved.dtype)),
@@ -113,6 +113,7 @@ class BinaryKLRegion(_Region):
     high: float = 0.05
 
     def _left(self, *, logprobs: Tensor, old_logprobs: Tensor) -> tuple[Tensor, Tensor]:
+        logprobs = logprobs.clamp(max=0)  # the probability of another token is not negative, rounding or not
         new, old = logprobs.exp(), old_logprobs.exp()
         others = ((1 - old + _TINY) / (1 - new + _TINY)).log()
         divergence = old * (old_logprobs - logprobs) + (1 - old) * others
