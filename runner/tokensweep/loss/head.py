@@ -224,6 +224,7 @@ def _coefficients(
     if sum_p2 is not None:
         b0 = b0 - 2 * g_sum_p2 * sum_p2
     if sum_p2c is not None:
+        assert sum_p2 is not None
         b0 = b0 - g_sum_p2c * (2 * sum_p2c + sum_p2)
         b1 = b1 - g_sum_p2c * sum_p2
     return torch.stack([g_logprob, b0, b1, g_varentropy, 2 * g_sum_p2 + g_sum_p2c, 2 * g_sum_p2c])

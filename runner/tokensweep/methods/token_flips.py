@@ -89,7 +89,7 @@ def _shared(batch: Batch, sign: Tensor) -> Tensor:
     """Tokens [N] whose id occurs in a positive and in a negative rollout of their group, whatever its own."""
     ids = batch.token_ids[batch.trained]
     key = batch.prompt_of[batch.rollout_of] * (int(ids.max()) + 1) + ids
-    _, of = key.unique(return_inverse=True)
+    _, of = key.unique(return_inverse=True)  # type: ignore[no-untyped-call]  # untyped in torch
     count = int(of.max()) + 1
     positive = torch.bincount(of[sign > 0], minlength=count) > 0
     negative = torch.bincount(of[sign < 0], minlength=count) > 0

@@ -130,7 +130,8 @@ class Scorer:
     @torch.no_grad()
     def states(self, batch: Batch, *, rows: Tensor) -> States:
         """What the head makes of the trained rows ``rows`` [m], ascending: m x V numbers, so for a few."""
-        packed, before = self._hidden(batch, rollouts=batch.rollout_of[rows].unique(), rows=rows)
+        rollouts = torch.bincount(batch.rollout_of[rows]).nonzero().squeeze(1)
+        packed, before = self._hidden(batch, rollouts=rollouts, rows=rows)
         hidden = packed[before]
         target = batch.token_ids[batch.trained[rows]]
         head = self.policy.head
