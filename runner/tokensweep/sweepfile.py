@@ -88,12 +88,19 @@ def load_sweep(
     refuse_twice(seeds or (), where="seeds=")
     refuse_twice(arms or (), where="arms=")
     chosen = _choose(content["arms"], arms or at_scale.get("arms"), path)
-    settings = merged.get("settings", {"": {}})
+    settings = {
+        name: (
+            options.get("arms", list(chosen)),
+            {key: value for key, value in options.items() if key != "arms"},
+        )
+        for name, options in merged.get("settings", {"": {}}).items()
+    }
     # Settings vary fastest: the first runs of each one build what the others of it will share.
     cells = itertools.product(seeds or merged["seeds"], chosen.items(), settings.items())
     jobs = tuple(
         Job(setting, arm, (*to_overrides({**base, **options, **changes, "seed": seed}), *overrides))
-        for seed, (arm, changes), (setting, options) in cells
+        for seed, (arm, changes), (setting, (own, options)) in cells
+        if arm in own
     )
     return Sweep(
         name=f"{path.stem}-{scale}",

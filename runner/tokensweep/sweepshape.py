@@ -46,6 +46,7 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
     content["about"] = _about(content.get("about", {}), f"{path}: about")
     scales = _mapping(content["scales"], f"{path}: scales", of="NAME: {KEY: VALUE}")
     content["scales"] = {scale: _scale(node, arms, path, scale) for scale, node in scales.items()}
+    _check_arms_of_settings(content, arms, str(path))
     for scale, at_scale in content["scales"].items():
         parse_claims(merged_claims(content, at_scale), arms=arms, where=f"{path}: claims at scale {scale}")
     return content
@@ -139,9 +140,23 @@ def _scale(node: Any, arms: Collection[str], path: Path, name: str) -> dict[str,
     content = _part(_known({} if node is None else node, _SCALE_KEYS, where), path, at=f"scales.{name}.")
     if "arms" in content:
         content["arms"] = names = list(map(str, _list(content["arms"], f"{where}.arms", of="arms")))
-        if missing := [name for name in names if name not in arms]:
-            raise ValueError(f"{where}.arms has no arm {', '.join(missing)}: known are {', '.join(arms)}")
+        _check_known(names, arms, where)
+    _check_arms_of_settings(content, arms, where)
     return content
+
+
+def _check_arms_of_settings(content: Mapping[str, Any], arms: Collection[str], where: str) -> None:
+    """A setting may name the arms that it has; without that it has all."""
+    for name, options in content.get("settings", {}).items():
+        if "arms" in options:
+            own = f"{where}: settings.{name}"
+            options["arms"] = names = list(map(str, _list(options["arms"], f"{own}.arms", of="arms")))
+            _check_known(names, arms, own)
+
+
+def _check_known(names: Sequence[str], arms: Collection[str], where: str) -> None:
+    if missing := [name for name in names if name not in arms]:
+        raise ValueError(f"{where}.arms has no arm {', '.join(missing)}: known are {', '.join(arms)}")
 
 
 def _part(content: Mapping[str, Any], path: Path, *, at: str = "") -> dict[str, Any]:
