@@ -148,8 +148,8 @@ def test_another_opposing_rollout_never_makes_a_span_further(
     fields = {"window": 2, "stride": 1, "eps": 0.1, "eps_unit": EpsUnit.one}
 
     def distance(batch: Batch) -> Tensor:
-        norm = batch.columns["old_hidden"].norm(dim=1).mean()
-        return (weights(batch, **fields) * norm)[:5]
+        mean_norm = float(batch.columns["old_hidden"].norm(dim=1).mean())
+        return weights(batch, **fields)[:5] * mean_norm
 
     assert (distance(many) <= distance(few) + 1e-9).all()
     assert (distance(many) < distance(few) - 1e-3).any()

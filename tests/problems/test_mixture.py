@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from tokensweep.compose import freeze_run, register_components
 from tokensweep.data.command import data_command
 from tokensweep.identity import digest, identity_of
+from tokensweep.methods.grpo import PlainSampling, UniformAllocation
 from tokensweep.plan import make_plan
 from tokensweep.problems.countdown import Countdown
 from tokensweep.problems.jsonl import JsonlProblems
@@ -45,21 +47,13 @@ class Silent:
         return [done] * len(requests)
 
 
-class Once:
-    """Every prompt once."""
-
-    def wanted(self, round: int, *, kept: int, target: int) -> int:
-        return target if round == 0 else 0
-
-    def keep(self, accuracy: Any) -> bool:
-        return True
-
-
-def drawn(source: ProblemSource, *, prompts: int, batches: int) -> list[list[Problem]]:
-    """The problems of some optimiser batches."""
+def drawn(
+    source: ProblemSource, *, prompts: int, batches: int, fitting: Sequence[int] | None = None
+) -> list[list[Problem]]:
+    """The problems of some optimiser batches, ``fitting`` those within the limit of the prompt."""
     collector = Collector(
         source=source,
-        indices=tuple(range(len(source))),
+        indices=tuple(range(len(source)) if fitting is None else fitting),
         engine=Silent(),  # type: ignore[arg-type]  # a stub
         encode=lambda text: (1,),
         decode=lambda ids: "x",
@@ -70,7 +64,9 @@ def drawn(source: ProblemSource, *, prompts: int, batches: int) -> list[list[Pro
     )
     found, position = [], 0
     for step in range(batches):
-        got = collector.collect(step=step, position=position, allocation=Once())  # type: ignore[arg-type]
+        got = collector.collect(
+            step=step, position=position, allocation=UniformAllocation(), sampling=PlainSampling()
+        )
         found.append([group[0].problem for group in got.kept])
         position = got.position
     return found
@@ -102,6 +98,14 @@ def test_few_target_problems_come_again_and_again_each_as_often() -> None:
     assert sorted(count for name, count in seen.items() if name.startswith("countdown")) == [2] * 24
     first = [problem.id for batch in batches[:4] for problem in batch if problem.domain == TARGET]
     assert len(set(first)) == 8  # an epoch has each of them once
+
+
+def test_problems_above_the_limit_of_the_prompt_are_left_out_of_their_domain() -> None:
+    short = [i for i in range(len(MIXTURE)) if MIXTURE[i].domain == GENERAL or MIXTURE[i].id == "ops-train-3"]
+    seen = [p.id for batch in drawn(MIXTURE, prompts=8, batches=2, fitting=short) for p in batch]
+    assert [name for name in seen if name.startswith("ops")] == ["ops-train-3"] * 4
+    with pytest.raises(ValueError, match="every target problem has more than prompt"):
+        drawn(MIXTURE, prompts=8, batches=1, fitting=[i for i in short if MIXTURE[i].domain == GENERAL])
 
 
 def test_a_problem_is_put_and_graded_as_its_domain_has_it() -> None:

@@ -141,7 +141,7 @@ def _fill(found: Tensor, wanted: Tensor, sides: Sides, *, eps: float, iterations
     """Write the distances of the wanted pairs into ``found`` [s, s'], which is the caller's own."""
     one, other = sides.left_windows, sides.right_windows
     size = max(1, _AT_ONCE // (one.rows.shape[1] * other.rows.shape[1]))
-    for pairs in wanted.nonzero().split(size):
+    for pairs in torch.split(wanted.nonzero(), size):
         i, j = pairs.unbind(1)
         cost = sides.cost[one.rows[i][:, :, None], other.rows[j][:, None, :]]
         found[i, j] = sinkhorn(cost, one.inside[i], other.inside[j], eps=eps, iterations=iterations)
@@ -180,7 +180,9 @@ def _nearest_in(cost: Tensor, windows: Windows) -> Tensor:
     size = max(1, _AT_ONCE // (cost.shape[0] * windows.rows.shape[1]))
     pieces = [
         torch.where(inside, cost[:, rows], torch.inf).amin(2)
-        for rows, inside in zip(windows.rows.split(size), windows.inside.split(size), strict=True)
+        for rows, inside in zip(
+            torch.split(windows.rows, size), torch.split(windows.inside, size), strict=True
+        )
     ]
     return torch.cat(pieces, 1)
 

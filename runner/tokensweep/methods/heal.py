@@ -97,7 +97,7 @@ class EntropyDynamicsReward(RewardTerm):
         near = self._nearest(whole.entropy, whole)
         bonus = self._bonus(near, whole)
         entropy = whole.by_rollout(whole.entropy) / whole.lengths.clamp(min=1)
-        told = {}
+        told: dict[str, float] = {}
         for name, member in (("target", _is_target(whole)), ("general", ~_is_target(whole))):
             if not member.any():
                 continue
@@ -140,9 +140,7 @@ def pairwise(entropy: Tensor, lengths: Tensor, *, distance: Distance) -> Tensor:
     """
     count, end = lengths.numel(), lengths.cumsum(0)
     result = torch.full((count, count), torch.inf, dtype=torch.float64, device=entropy.device)
-    for length in lengths.unique().tolist():
-        if length == 0:
-            continue
+    for length in sorted(set(lengths.tolist()) - {0}):
         others = ((lengths <= length) & (lengths > 0)).nonzero().squeeze(1)
         stretched = entropy.double()[_stretched(end[others] - lengths[others], lengths[others], length)]
         if distance is Distance.shape:

@@ -117,7 +117,7 @@ class SpanDivergence(AdvantageShaper):
     def batch_metrics(self, whole: View) -> Mapping[str, float]:
         """Weights of the first eight groups with both outcomes: mean by outcome, and spread in a rollout."""
         groups = list(_mixed_groups(whole))
-        told = {"mixed_groups": len(groups) / max(1, len(whole.prompt_of.unique()))}
+        told = {"mixed_groups": len(groups) / max(1, len(set(whole.prompt_of.tolist())))}
         if not groups:
             return told
         omega = torch.cat([self._weights(whole, *group).double() for group in islice(groups, _MEASURED)])
@@ -208,7 +208,7 @@ def spans(place: Tensor, *, num_rollouts: int, window: int, stride: int) -> tupl
 def _mixed_groups(view: View) -> Iterator[tuple[Tensor, Tensor]]:
     """Token rows and rollouts of every group in which both right and wrong rollouts have tokens."""
     right, some = _is_right(view), view.lengths > 0
-    for prompt in view.prompt_of.unique().tolist():
+    for prompt in sorted(set(view.prompt_of.tolist())):
         member = view.prompt_of == prompt
         if bool((member & some & right).any()) and bool((member & some & ~right).any()):
             yield member[view.rollout_of].nonzero().squeeze(1), member.nonzero().squeeze(1)

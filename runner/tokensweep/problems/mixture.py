@@ -43,6 +43,7 @@ class Mixture:
     """
 
     LABELS: ClassVar[tuple[str, ...]] = ("selection",)  # its ids are content
+    domains: ClassVar[tuple[str, ...]] = DOMAINS
 
     target: ProblemSource
     general: ProblemSource

@@ -119,6 +119,11 @@ def grade_each(source: ProblemSource, answers: Sequence[Answered]) -> list[Grade
 class Mixed(ProblemSource, Protocol):
     """A source of several domains that says which of them is drawn from when."""
 
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The names of the domains."""
+        ...
+
     def turn(self, position: int, /) -> tuple[str, int]:
         """The domain of the prompt at a position of the run, and how many of it came before."""
         ...

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any, ClassVar, Protocol
 
@@ -184,8 +184,20 @@ class Collector:
         if not isinstance(self.source, Mixed):
             return self.indices[problem_index(position, size=len(self.indices), seed=self.seed)]
         domain, number = self.source.turn(position)
-        own = _of_domain(self.source, domain, self.indices)
+        own = self._of_domain[domain]
+        if not own:
+            raise ValueError(
+                f"{self.source.name}: every {domain} problem has more than prompt.max_tokens tokens: raise "
+                "it, or set data.target_share to 0 or 1"
+            )
         return own[problem_index(number, size=len(own), seed=derive_seed(self.seed, "domain", domain))]
+
+    @cached_property
+    def _of_domain(self) -> Mapping[str, tuple[int, ...]]:
+        """The problems that are drawn for each domain of a mixture, in order."""
+        assert isinstance(self.source, Mixed)
+        drawable = {domain: self.source.drawable(domain) for domain in self.source.domains}
+        return {domain: tuple(i for i in self.indices if i in own) for domain, own in drawable.items()}
 
     def _sample(
         self,
@@ -309,19 +321,6 @@ def with_tokens(told: dict[str, Any], tokens: list[tuple[int, float]]) -> Drawn:
         grade=Grade(**{**told["grade"], "outcome": Outcome(told["grade"]["outcome"])}),
         text=told["text"],
     )
-
-
-@lru_cache(maxsize=4)
-def _of_domain(source: Mixed, domain: str, indices: tuple[int, ...]) -> tuple[int, ...]:
-    """Those of the problems that are drawn for a domain, in order. Raises ValueError when there are none."""
-    drawable = source.drawable(domain)
-    own = tuple(index for index in indices if index in drawable)
-    if not own:
-        raise ValueError(
-            f"{source.name}: every {domain} problem has more than prompt.max_tokens tokens: raise it, or set "
-            "data.target_share to 0 or 1"
-        )
-    return own
 
 
 def problem_index(position: int, *, size: int, seed: int) -> int:
