@@ -71,7 +71,7 @@ def test_its_gradient_is_that_of_finite_differences() -> None:
     moved = {name: x[name].requires_grad_() for name in ("hidden", "weight", "bias")}
 
     def divergence(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        still = {name: x[name] for name in ("ref_hidden", "ref_weight", "ref_bias")}
+        still: dict[str, Any] = {name: x[name] for name in ("ref_hidden", "ref_weight", "ref_bias")}
         return linear_token_divergence(hidden, weight, bias=bias, **still, row_tile=6, vocab_tile=9)
 
     assert torch.autograd.gradcheck(divergence, tuple(moved.values()))
@@ -92,7 +92,7 @@ def test_equal_logits_have_divergence_and_gradient_of_exactly_zero() -> None:
 
 
 def test_nothing_flows_into_the_reference() -> None:
-    x = {name: each.requires_grad_() for name, each in given().items()}
+    x: dict[str, Any] = {name: each.requires_grad_() for name, each in given().items()}
     linear_token_divergence(**x).sum().backward()  # type: ignore[no-untyped-call]  # torch
     assert all((each.grad is None) == name.startswith("ref_") for name, each in x.items())
 

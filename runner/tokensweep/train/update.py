@@ -124,8 +124,8 @@ class Updater:
             entropies.append(own_entropy)
             places.append(place)
         order = torch.cat(places).argsort()
-        divergence = torch.cat(divergences)[order] if divergences else None
-        return torch.cat(logprobs)[order], torch.cat(entropies)[order], divergence
+        whole = torch.cat(divergences)[order] if divergences else None
+        return torch.cat(logprobs)[order], torch.cat(entropies)[order], whole
 
     def _add_gradients(self) -> None:
         """Sum the gradients over the ranks; a parameter that has one anywhere has one everywhere."""
