@@ -252,8 +252,10 @@ def _check_support(method: Method, sampling: Mapping[str, Any]) -> None:
 def _check_rules(method: Method, frozen: Frozen, *, parts: Parts) -> None:
     """Rules of the method's own rollouts go with how they are drawn, and with the engine."""
     spec = SamplingSpec(**{**frozen["sampling"], "stop": ()})
-    for rule in set(method.sampling.rules(frozen["batch"]["group_size"])) - {None}:
-        check_rule(rule, spec, engine=parts.component("rollout", frozen["rollout"]), where="method.sampling")
+    engine = parts.component("rollout", frozen["rollout"])
+    for rule in dict.fromkeys(method.sampling.rules(frozen["batch"]["group_size"])):
+        if rule is not None:
+            check_rule(rule, spec, engine=engine, where="method.sampling")
 
 
 def check_stack(parsed: Sequence[Override], *, preset: Callable[[str], Filled]) -> None:

@@ -165,7 +165,8 @@ def ruled(rule: Rule | None, asked: list[Request]) -> list[Request]:
 def tables(policy: Policy, request: Request, rollout: Rollout) -> Tensor:
     """The model's logits of every token of a completion, [T, V], by one ordinary forward."""
     ids = torch.tensor([request.prompt_ids + rollout.completion_ids])
-    return policy.model(input_ids=ids).logits[0, len(request.prompt_ids) - 1 : -1]
+    logits: Tensor = policy.model(input_ids=ids).logits[0, len(request.prompt_ids) - 1 : -1]
+    return logits
 
 
 @pytest.mark.parametrize("make", ENGINES)

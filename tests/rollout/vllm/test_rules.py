@@ -139,7 +139,7 @@ def test_the_first_runner_moves_requests_between_rows() -> None:
     processor.update_state(BatchUpdate(batch_size=3, removed=[2], added=[], moved=one_way))
     before = before[:3]
     assert torch.equal(processor.apply(before.clone()), expected([(CUTS, 5), (None, 0), (CUTS, 3)]))
-    again = [(0, params(None), [1], [])]  # a new request without a rule takes the row
+    again: list[Any] = [(0, params(None), [1], [])]  # a new request without a rule takes the row
     processor.update_state(BatchUpdate(batch_size=3, removed=[0], added=again, moved=[]))
     assert torch.equal(processor.apply(before.clone()), expected([(None, 0), (None, 0), (CUTS, 3)]))
 
