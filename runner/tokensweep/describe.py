@@ -27,8 +27,8 @@ CONDITIONS: Mapping[str, str] = {
     "on_policy": "one update per optimiser batch",
     "lora": "made for adapters (trainable=lora)",
     "two_domains": "problems of two domains (a target and a general one)",
-    "stated_confidence": "completions that state a confidence, as a prompt or a warm start makes them",
-    "uncertain_marker": "completions that use the marker <uncertain>, as a prompt or a warm start makes them",
+    "stated_confidence": "completions that state a confidence, or use a marker, as a prompt or a warm start "
+    "makes them",
     "sampling_rules": "an engine that draws by rules: rollout=torch or rollout=vllm",
 }
 _EPILOG = f"""Evidence says what a preset was made from: paper, code (of authors or a library), note or
