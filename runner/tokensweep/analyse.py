@@ -202,7 +202,8 @@ def _why_none(settings: Mapping[str, Any], step: int) -> str:
 
 def _rule(run: _Run) -> tuple[Rule, list[str]]:
     """Which tokens count as of high entropy and as kept, and what a reader must know of that."""
-    from tokensweep.loss.method import Policy, build_method
+    from tokensweep.loss.method import build_method
+    from tokensweep.loss.slots import Policy
     from tokensweep.methods.forking_tokens import EntropyWeight, Side
     from tokensweep_analysis.tokens.selection import Rule
 

@@ -15,7 +15,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from tokensweep.compose import freeze_run, register_components
-from tokensweep.loss.method import MAP_SLOTS, SINGLE_SLOTS, Method, Part, build_method, inert_keys
+from tokensweep.loss.method import MAP_SLOTS, SINGLE_SLOTS, Method, build_method, inert_keys
+from tokensweep.loss.slots import Part
 from tokensweep.paths import conf_dir
 from tokensweep.presets import Preset, presets, sweep_of
 from tokensweep.registry import KIND, components

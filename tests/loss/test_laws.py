@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.laws import LAWS
-from tokensweep.loss.method import (
+from tokensweep.loss.method import Method
+from tokensweep.loss.slots import (
     TOKEN_LOCAL,
     Advantage,
     Aggregate,
     Guarantee,
-    Method,
     Policy,
     Surrogate,
     TokenWeight,

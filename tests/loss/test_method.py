@@ -9,18 +9,10 @@ import pytest
 from torch import Tensor
 
 from tokensweep.loss.laws import example_batch, node_of
-from tokensweep.loss.method import (
-    TOKEN_LOCAL,
-    Guarantee,
-    Method,
-    Regularizer,
-    TokenWeight,
-    at_step,
-    build_method,
-    inert_keys,
-)
+from tokensweep.loss.method import Method, at_step, build_method, inert_keys
 from tokensweep.loss.objective import prepare
 from tokensweep.loss.schedule import Schedule, Shape
+from tokensweep.loss.slots import TOKEN_LOCAL, Guarantee, Regularizer, TokenWeight
 from tokensweep.loss.tables import View
 from tokensweep.methods.forking_tokens import EntropyWeight, Side
 from tokensweep.methods.grpo import PPOClip

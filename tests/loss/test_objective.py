@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.laws import example_batch, loss_and_gradient, near_old
-from tokensweep.loss.method import AdvantageShaper, Method, Policy, Regularizer, RewardTerm
+from tokensweep.loss.method import Method
 from tokensweep.loss.objective import micro_loss, prepare, provisional_score, score
+from tokensweep.loss.slots import AdvantageShaper, Policy, Regularizer, RewardTerm
 from tokensweep.loss.tables import Batch, Totals, View, pack
 from tokensweep.methods.forking_tokens import EntropyWeight, Side
 from tokensweep.methods.holderpo import HolderRatio

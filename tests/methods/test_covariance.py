@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.laws import Policies, example_batch, loss_and_gradient, near_old
-from tokensweep.loss.method import Advantage, Method, Policy, Regularizer, TokenWeight, inert_keys
+from tokensweep.loss.method import Method, inert_keys
 from tokensweep.loss.objective import micro_loss, prepare
+from tokensweep.loss.slots import Advantage, Policy, Regularizer, TokenWeight
 from tokensweep.loss.tables import Batch, Scope, TokenTable
 from tokensweep.methods.covariance import ClipCov, KLCov, Unclipped, covariance
 from tokensweep.methods.grpo import PPOClip

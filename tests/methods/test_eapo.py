@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.laws import Policies, example_batch, loss_and_gradient, near_old
-from tokensweep.loss.method import Method, Policy
+from tokensweep.loss.method import Method
 from tokensweep.loss.objective import micro_loss, prepare
+from tokensweep.loss.slots import Policy
 from tokensweep.loss.tables import Batch, Scope
 from tokensweep.methods.eapo import EntropyScaledAdvantage, Quadrant, QuadrantWeight
 

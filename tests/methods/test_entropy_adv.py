@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tokensweep.loss.laws import Policies, example_batch, loss_and_gradient, near_old
-from tokensweep.loss.method import Method, Policy
+from tokensweep.loss.method import Method
 from tokensweep.loss.objective import prepare
+from tokensweep.loss.slots import Policy
 from tokensweep.loss.tables import Batch, View
 from tokensweep.methods.entropy_adv import EntropyShapedAdvantage
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tokensweep.loss.laws import example_batch, loss_and_gradient, near_old
-from tokensweep.loss.method import Memory, Method, adapt
+from tokensweep.loss.method import Method, adapt
 from tokensweep.loss.objective import micro_loss, prepare
+from tokensweep.loss.slots import Memory
 from tokensweep.loss.tables import Batch, Unit
 from tokensweep.methods.entropy_bonus import EntropyBonus, EntropyTarget
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tokensweep.loss.laws import example_batch as random_batch
 from tokensweep.loss.laws import loss_and_gradient, near_old
-from tokensweep.loss.method import AdvantageShaper, Method, Policy
+from tokensweep.loss.method import Method
 from tokensweep.loss.objective import prepare
+from tokensweep.loss.slots import AdvantageShaper, Policy
 from tokensweep.loss.tables import Batch, View
 from tokensweep.methods.grpo import GroupNormalisedAdvantage, PPOClip, RolloutMean
 from tokensweep.methods.gspo import SequenceRatio, SequenceTokenRatio

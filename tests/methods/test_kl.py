@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Advantage, Method
+from tokensweep.loss.method import Method
 from tokensweep.loss.objective import micro_loss, prepare
+from tokensweep.loss.slots import Advantage
 from tokensweep.loss.tables import Batch, Unit
 from tokensweep.methods.kl import Estimator, KLPenalty, KLReward, divergence
 

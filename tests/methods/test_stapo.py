@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.laws import example_batch, loss_and_gradient, near_old
-from tokensweep.loss.method import Method, Policy, inert_keys
+from tokensweep.loss.method import Method, inert_keys
 from tokensweep.loss.objective import prepare
+from tokensweep.loss.slots import Policy
 from tokensweep.loss.tables import Batch, Scope
 from tokensweep.methods.forking_tokens import SelectedMean, SelectedMeanMicro
 from tokensweep.methods.grpo import PPOClip, TokenMean

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Method, TokenWeight
+from tokensweep.loss.method import Method
 from tokensweep.loss.objective import prepare
+from tokensweep.loss.slots import TokenWeight
 from tokensweep.loss.tables import Batch, View, pack
 from tokensweep.methods.token_flips import TokenFlips, outcome_sign
 

@@ -29,8 +29,9 @@ from tests.peers.verl_losses import NO_DUAL_CLIP, Estimator, advantages, loss
 from torch import Tensor
 
 from tokensweep.loss.laws import Policies
-from tokensweep.loss.method import Memory, adapt
+from tokensweep.loss.method import adapt
 from tokensweep.loss.objective import prepare
+from tokensweep.loss.slots import Memory
 from tokensweep.loss.tables import Batch
 from tokensweep.methods import kl
 from tokensweep.methods.entropy_bonus import EntropyTarget

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from tokensweep.loss.method import Allocation
 from tokensweep.loss.outcomes import Outcomes
+from tokensweep.loss.slots import Allocation
 from tokensweep.methods.dapo import DynamicSampling
 from tokensweep.methods.grpo import PlainSampling, UniformAllocation
 from tokensweep.methods.mixed_cuts import MixedCuts

@@ -18,16 +18,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import (
-    MAP_SLOTS,
-    SINGLE_SLOTS,
-    AdvantageShaper,
-    Guarantee,
-    Method,
-    Policy,
-    build_method,
-)
+from tokensweep.loss.method import MAP_SLOTS, SINGLE_SLOTS, Method, build_method
 from tokensweep.loss.objective import Prepared, micro_loss, prepare, score
+from tokensweep.loss.slots import AdvantageShaper, Guarantee, Policy
 from tokensweep.loss.tables import Batch, View, pack
 from tokensweep.problems import Grade, Outcome, Problem
 from tokensweep.registry import KIND, components

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import CURRENT, Guarantee, Method, Policy
+from tokensweep.loss.method import Method
+from tokensweep.loss.slots import CURRENT, Guarantee, Policy
 from tokensweep.loss.tables import Batch, Columns, Scope, TokenTable, Totals, View, mean_over
 
 

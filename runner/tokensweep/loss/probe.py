@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from tokensweep.loss.method import Part
+from tokensweep.loss.slots import Part
 from tokensweep.loss.tables import Batch
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from tokensweep.loss.method import REFERENCE, Guarantee, Method, build_method
+from tokensweep.loss.method import Method, build_method
+from tokensweep.loss.slots import REFERENCE, Guarantee
 from tokensweep.loss.tiles import CPU_TILE, GPU_TILE
 from tokensweep.memory.device import GB, Device
 from tokensweep.memory.shapes import Kept, Parameters, kept, parameters

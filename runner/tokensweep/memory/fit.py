@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from tokensweep.compose import Frozen
-from tokensweep.loss.method import REFERENCE, build_method
+from tokensweep.loss.method import build_method
+from tokensweep.loss.slots import REFERENCE
 from tokensweep.memory.device import GB, Device
 from tokensweep.memory.estimate import peak, phases, work_of
 from tokensweep.memory.shapes import parameters

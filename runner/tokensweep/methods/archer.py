@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import ROLLOUT_LOCAL, Guarantee, Policy, on_policy
+from tokensweep.loss.slots import ROLLOUT_LOCAL, Guarantee, Policy, on_policy
 from tokensweep.loss.tables import View
 from tokensweep.methods.dual_clip import held
 from tokensweep.methods.forking_tokens import RankBy, above_quantile, ranking, ranking_needs

@@ -14,8 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import AdvantageShaper, Method, Minibatch, TokenWeight
+from tokensweep.loss.method import Method
 from tokensweep.loss.probe import Probe
+from tokensweep.loss.slots import AdvantageShaper, Minibatch, TokenWeight
 from tokensweep.loss.tables import Batch, Scope, View, sum_by
 from tokensweep.methods.forking_tokens import top_of_segments
 from tokensweep.registry import component

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import TOKEN_LOCAL, Guarantee, Surrogate, on_policy
+from tokensweep.loss.slots import TOKEN_LOCAL, Guarantee, Surrogate, on_policy
 from tokensweep.loss.tables import View
 from tokensweep.registry import component
 

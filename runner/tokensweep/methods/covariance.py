@@ -12,10 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import (
+from tokensweep.loss.method import Method
+from tokensweep.loss.slots import (
     TOKEN_LOCAL,
     Guarantee,
-    Method,
     Policy,
     Regularizer,
     Surrogate,

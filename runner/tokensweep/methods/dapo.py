@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Allocation, Policy, RewardTerm, TokenWeight
 from tokensweep.loss.outcomes import Outcomes
+from tokensweep.loss.slots import Allocation, Policy, RewardTerm, TokenWeight
 from tokensweep.loss.tables import Batch, View
 from tokensweep.registry import component
 

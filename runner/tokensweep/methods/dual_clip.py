@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import on_policy
+from tokensweep.loss.slots import on_policy
 from tokensweep.loss.tables import View
 from tokensweep.methods.grpo import PPOClip
 from tokensweep.registry import component

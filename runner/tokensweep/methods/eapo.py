@@ -13,7 +13,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import AdvantageShaper, Part, Policy, TokenWeight, check_scope
+from tokensweep.loss.slots import AdvantageShaper, Part, Policy, TokenWeight, check_scope
 from tokensweep.loss.tables import Scope, View, sum_by
 from tokensweep.methods.forking_tokens import by_segment
 from tokensweep.registry import component

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import TOKEN_LOCAL, AdvantageShaper, Guarantee, Policy
+from tokensweep.loss.slots import TOKEN_LOCAL, AdvantageShaper, Guarantee, Policy
 from tokensweep.loss.tables import View
 from tokensweep.registry import component
 

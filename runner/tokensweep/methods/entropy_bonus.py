@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from tokensweep.loss.method import TOKEN_LOCAL, Guarantee, Memory, Regularizer
+from tokensweep.loss.slots import TOKEN_LOCAL, Guarantee, Memory, Regularizer
 from tokensweep.loss.tables import Batch, Unit, View
 from tokensweep.registry import component
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import RewardTerm
+from tokensweep.loss.slots import RewardTerm
 from tokensweep.loss.tables import Batch, View
 from tokensweep.registry import component
 from tokensweep.verifier import count_markers, stated_confidence

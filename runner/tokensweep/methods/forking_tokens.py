@@ -12,15 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import (
-    TOKEN_LOCAL,
-    Aggregate,
-    Guarantee,
-    Method,
-    Policy,
-    TokenWeight,
-    check_scope,
-)
+from tokensweep.loss.method import Method
+from tokensweep.loss.slots import TOKEN_LOCAL, Aggregate, Guarantee, Policy, TokenWeight, check_scope
 from tokensweep.loss.tables import Scope, View
 from tokensweep.registry import component
 

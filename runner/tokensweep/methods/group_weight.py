@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Policy, TokenWeight
+from tokensweep.loss.slots import Policy, TokenWeight
 from tokensweep.loss.tables import Unit, View
 from tokensweep.registry import component
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import (
+from tokensweep.loss.outcomes import Outcomes
+from tokensweep.loss.slots import (
     TOKEN_LOCAL,
     Advantage,
     Aggregate,
@@ -28,7 +29,6 @@ from tokensweep.loss.method import (
     Surrogate,
     on_policy,
 )
-from tokensweep.loss.outcomes import Outcomes
 from tokensweep.loss.tables import Batch, Unit, View
 from tokensweep.registry import component
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import ROLLOUT_LOCAL, Guarantee, Ratio
+from tokensweep.loss.slots import ROLLOUT_LOCAL, Guarantee, Ratio
 from tokensweep.loss.tables import View
 from tokensweep.registry import component
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import RewardTerm
+from tokensweep.loss.slots import RewardTerm
 from tokensweep.loss.tables import Batch, View
 from tokensweep.problems.mixture import DOMAINS, TARGET
 from tokensweep.registry import component

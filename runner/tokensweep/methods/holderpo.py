@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import ROLLOUT_LOCAL, Aggregate, Guarantee, Method, Ratio, on_policy
+from tokensweep.loss.method import Method
+from tokensweep.loss.slots import ROLLOUT_LOCAL, Aggregate, Guarantee, Ratio, on_policy
 from tokensweep.loss.tables import View, sum_by
 from tokensweep.registry import component
 

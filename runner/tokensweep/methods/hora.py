@@ -16,8 +16,9 @@ from itertools import islice
 
 from torch import Tensor
 
-from tokensweep.loss.method import Allocation, Method
+from tokensweep.loss.method import Method
 from tokensweep.loss.outcomes import Outcomes
+from tokensweep.loss.slots import Allocation
 from tokensweep.registry import component
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import ROLLOUT_LOCAL, Guarantee, Policy, on_policy
+from tokensweep.loss.slots import ROLLOUT_LOCAL, Guarantee, Policy, on_policy
 from tokensweep.loss.tables import View, sum_by
 from tokensweep.methods.covariance import floor_counts
 from tokensweep.methods.dual_clip import DualClip, held

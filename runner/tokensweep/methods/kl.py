@@ -14,14 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import (
-    ROLLOUT_LOCAL,
-    TOKEN_LOCAL,
-    Guarantee,
-    Policy,
-    Regularizer,
-    TokenReward,
-)
+from tokensweep.loss.slots import ROLLOUT_LOCAL, TOKEN_LOCAL, Guarantee, Policy, Regularizer, TokenReward
 from tokensweep.loss.tables import MAX_LOG_RATIO, Batch, Unit, View
 from tokensweep.methods.forking_tokens import RankBy, above_quantile, ranking, ranking_needs
 from tokensweep.registry import component

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Sampling
+from tokensweep.loss.slots import Sampling
 from tokensweep.loss.tables import RULED, View, sum_by
 from tokensweep.registry import component
 from tokensweep.rollout.rules import Cuts

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokensweep.files import replacing
-from tokensweep.loss.method import Allocation, Method, Sampling, Source
+from tokensweep.loss.method import Method
+from tokensweep.loss.slots import Allocation, Sampling, Source
 from tokensweep.methods.grpo import PlainSampling, UniformAllocation
 from tokensweep.registry import component
 from tokensweep.seeds import derive_seed

@@ -12,7 +12,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Method, TokenWeight
+from tokensweep.loss.method import Method
+from tokensweep.loss.slots import TokenWeight
 from tokensweep.loss.tables import View
 from tokensweep.registry import component
 

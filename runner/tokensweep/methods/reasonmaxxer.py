@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import (
+from tokensweep.loss.slots import (
     ROLLOUT_LOCAL,
     TOKEN_LOCAL,
     AdvantageShaper,

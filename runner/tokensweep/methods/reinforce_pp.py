@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Advantage
+from tokensweep.loss.slots import Advantage
 from tokensweep.loss.tables import Batch, Unit
 from tokensweep.registry import component
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Advantage
+from tokensweep.loss.slots import Advantage
 from tokensweep.loss.tables import Batch
 from tokensweep.registry import component
 

@@ -29,7 +29,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Guarantee, Method, TokenWeight
+from tokensweep.loss.method import Method
+from tokensweep.loss.slots import Guarantee, TokenWeight
 from tokensweep.loss.tables import MAX_LOG_RATIO, View
 from tokensweep.registry import component
 

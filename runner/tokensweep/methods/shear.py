@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import AdvantageShaper, Policy
+from tokensweep.loss.slots import AdvantageShaper, Policy
 from tokensweep.loss.tables import View, sum_by
 from tokensweep.loss.transport import Sides, Windows, chamfer, cosine_of_means, mmd, nearest_wasserstein
 from tokensweep.registry import component

@@ -14,7 +14,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Guarantee, Policy, TokenWeight, check_scope
+from tokensweep.loss.slots import Guarantee, Policy, TokenWeight, check_scope
 from tokensweep.loss.tables import Scope, View, mean_over
 from tokensweep.registry import component
 

@@ -12,14 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import (
-    ROLLOUT_LOCAL,
-    TOKEN_LOCAL,
-    Guarantee,
-    Ratio,
-    Surrogate,
-    on_policy,
-)
+from tokensweep.loss.slots import ROLLOUT_LOCAL, TOKEN_LOCAL, Guarantee, Ratio, Surrogate, on_policy
 from tokensweep.loss.tables import MAX_LOG_RATIO, View, mean_over
 from tokensweep.registry import component
 

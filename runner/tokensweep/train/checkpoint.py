@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tokensweep.loss.method import Memory
+from tokensweep.loss.slots import Memory
 from tokensweep.models.policy import Policy
 
 SCHEMA = 1  # raise when a field of state.json changes its meaning

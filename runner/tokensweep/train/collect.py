@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from tokensweep.loss.method import Allocation, Sampling
 from tokensweep.loss.outcomes import Outcomes
+from tokensweep.loss.slots import Allocation, Sampling
 from tokensweep.models.prompts import Decode, Encode, answer_text
 from tokensweep.problems import Answered, Grade, Mixed, Outcome, Problem, ProblemSource
 from tokensweep.rollout import Engine, Request, Rollout, SamplingSpec

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tokensweep.loss.method import Method
-from tokensweep.loss.method import Policy as PolicyOf
 from tokensweep.loss.objective import Prepared
+from tokensweep.loss.slots import Policy as PolicyOf
 from tokensweep.loss.tables import MAX_LOG_RATIO, RULED, Batch
 from tokensweep.train.collect import Collected, accuracies
 from tokensweep.train.ranks import ALONE, Ranks

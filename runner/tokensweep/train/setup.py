@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from tokensweep.loss.head import STATISTICS
-from tokensweep.loss.method import REFERENCE, Method, build_method
+from tokensweep.loss.method import Method, build_method
+from tokensweep.loss.slots import REFERENCE
 from tokensweep.models.policy import Policy
 from tokensweep.models.prompts import Encode, Prompt, fitting, prompt_of
 from tokensweep.models.trainable import Trainable, trainable_of

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from tokensweep.identity import digest, identity_of
 from tokensweep.ledger import Attempt, Kind
-from tokensweep.loss.method import Memory, Method, adapt, at_step
+from tokensweep.loss.method import Method, adapt, at_step
 from tokensweep.loss.objective import Prepared, prepare, score
 from tokensweep.loss.probe import StateProbe, States
+from tokensweep.loss.slots import Memory
 from tokensweep.loss.tables import Batch
 from tokensweep.seeds import derive_seed
 from tokensweep.train import metrics as measure
