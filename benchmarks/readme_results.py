@@ -14,11 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokensweep.files import write_text
+from benchmarks.markers import insert
 from tokensweep_analysis.report import to_compact_markdown
 from tokensweep_analysis.tables import Comparison, compare
 
-_BEGIN, _END = "<!-- results:begin -->", "<!-- results:end -->"
 _README = Path(__file__).resolve().parent.parent / "README.md"
 
 
@@ -26,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command. Exits with status 2 and one line on what is wrong."""
     parser = argparse.ArgumentParser(
         description="Put the results table of a finished sweep into README.md.",
-        epilog=f"Replaces what stands between {_BEGIN} and {_END}; the file is replaced in one step.",
+        epilog="Replaces what stands between the lines results:begin and results:end, in one step.",
     )
     parser.add_argument("store", type=Path, help="folder with runs/ and sweeps/")
     parser.add_argument("sweep", help="name of the sweep there, for example forking_tokens-tiny")
@@ -57,14 +56,7 @@ def insert_results(readme: Path, comparison: Comparison) -> None:
 
     Raises ValueError unless it has each marker once and in order, OSError when it cannot be read or written.
     """
-    text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not end or text.count(_BEGIN) + text.count(_END) != 2:
-        raise ValueError(
-            f"{readme} must have {_BEGIN} and below it {_END}, each once: write them where the table belongs"
-        )
-    write_text(readme, f"{before}{begin}\n\n{to_compact_markdown(comparison)}\n{end}{after}")
+    insert(readme, "results", to_compact_markdown(comparison))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from tokensweep.presets import Preset, presets, sweep_of
 from tokensweep.registry import KIND, components
 from tokensweep.sweepshape import read_sweep_file
 
+_NEUTRAL = ".grpo"
 CONDITIONS: Mapping[str, str] = {
     "any": "no condition",
     "off_policy": "at least two updates per optimiser batch: at one its numbers do nothing",
@@ -87,35 +88,51 @@ def summary(preset: Preset) -> str:
     return " ".join(preset.header[:1])
 
 
-def markdown_table(chosen: Sequence[Preset]) -> str:
-    """A line per preset: paper, slots that it changes, the size of its code, evidence, conditions, sweep."""
+def markdown_table(chosen: Sequence[Preset], status: Mapping[str, str] | None = None) -> str:
+    """A line per preset: paper, slots that it changes, the size of its code, evidence, conditions, sweep.
+
+    ``status`` says by name what has been run; without it there is no such column.
+    """
     register_components()
-    rows = [
-        "| method | paper | changes | code | evidence | applies to | sweep |",
-        "|---|---|---|---|---|---|---|",
+    header = [
+        "method",
+        "paper",
+        "changes",
+        "code",
+        "evidence",
+        "applies to",
+        "sweep",
+        *(["status"] if status else []),
     ]
-    for preset in chosen:
-        paper = preset.paper.replace("arXiv:", "")
-        linked = f"[{paper}](https://arxiv.org/abs/{paper})" if preset.paper.startswith("arXiv:") else paper
-        code = ", ".join(f"{module} {lines}" for module, lines in code_of(preset).items()) or "-"
-        sweep = sweep_of(preset)
-        cells = [
-            f"`{preset.name}`",
-            linked,
-            ", ".join([*(f"`{base}` +" for base in preset.bases), *preset.slots]),
-            code,
-            preset.evidence,
-            ", ".join(preset.applies_to),
-            f"`{sweep.stem}`" if sweep else "-",
-        ]
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+    rows = [_cells(preset) + ([status.get(preset.name, "-")] if status else []) for preset in chosen]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
+
+
+def _cells(preset: Preset) -> list[str]:
+    """A preset as cells of Markdown."""
+    sweep = sweep_of(preset)
+    return [
+        f"`{preset.name}`",
+        linked(preset.paper),
+        ", ".join([*(f"`{base}` +" for base in preset.bases), *preset.slots]),
+        ", ".join(f"{module} {lines}" for module, lines in code_of(preset).items()) or "-",
+        preset.evidence,
+        ", ".join(preset.applies_to),
+        f"`{sweep.stem}`" if sweep else "-",
+    ]
+
+
+def linked(paper: str) -> str:
+    """A paper as a link in Markdown; an address stands as it is."""
+    number = paper.removeprefix("arXiv:")
+    return f"[{number}](https://arxiv.org/abs/{number})" if number != paper else paper
 
 
 def code_of(preset: Preset) -> dict[str, int]:
-    """Modules about its paper with the components that a preset selects itself, and how many lines are code.
+    """Modules with the components that a preset selects itself, and how many of their lines are code.
 
-    Empty lines, comments and docstrings do not count; a module may hold other methods' components, too.
+    Empty lines, comments and docstrings do not count; a module may hold other methods' components, too. The
+    module of the neutral choices counts for GRPO alone.
     """
     classes = [
         components(f"method/{place.partition('@')[0]}").get(option)
@@ -126,7 +143,7 @@ def code_of(preset: Preset) -> dict[str, int]:
     return {
         name.rpartition(".")[2]: lines_of_code(source)
         for name, source in sources.items()
-        if preset.paper and preset.paper in source
+        if preset.paper in source or not name.endswith(_NEUTRAL)
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from itertools import combinations
 
 import pytest
 
@@ -46,10 +45,3 @@ def test_a_pair_keeps_the_laws_or_is_refused_with_the_reason(
         method = method_of(f"method=[{name},{other}]")
         for law in LAWS.values():
             law(method)
-
-
-def test_most_pairs_compose(method_of: Callable[..., Method]) -> None:
-    # A preset fills few slots, so that refusals are the exception that they are meant to be.
-    pairs = list(combinations(STACKED, 2))
-    refused = [pair for pair in pairs if refusal(pair, method_of)]
-    assert len(refused) < len(pairs) / 2, refused
