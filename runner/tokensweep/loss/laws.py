@@ -65,7 +65,9 @@ def example_trials() -> list[Trial]:
     """The rollouts of :func:`example_batch` as graded, with texts that differ in what parts read."""
     return [
         Trial(
-            problem=Problem(id=f"p{i // 4}", prompt="3+4=", answer="7"),
+            problem=Problem(
+                id=f"p{i // 4}", prompt="3+4=", answer="7", domain="target" if i < 4 else "general"
+            ),
             sample=i % 4,
             request=Request(prompt_ids=(1, 2), seed=i, sampling=SamplingSpec(max_tokens=10)),
             rollout=Rollout(
