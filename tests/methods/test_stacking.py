@@ -15,12 +15,13 @@ from tokensweep.presets import presets
 
 _ALL = presets()
 _FILLED = cache(filled)
-# One preset of each paper and idea: not those that vary another preset of the same paper.
-STACKED = [
-    name
-    for name, preset in _ALL.items()
+# The first preset of each paper in which it is not a variation of another one of the same paper.
+_OF_PAPER = {
+    preset.paper: name
+    for name, preset in reversed(_ALL.items())
     if not any(_ALL[base].paper == preset.paper for base in preset.bases)
-]
+}
+STACKED = sorted(_OF_PAPER.values())
 
 
 def refusal(pair: tuple[str, str], method_of: Callable[..., Method]) -> str:
