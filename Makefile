@@ -53,9 +53,10 @@ lint: $(TESTABLE)
 types: $(VLLM)
 	$(BIN)/mypy
 
-# Two processes on two cores: with torch's default of a thread per core they would wait for each other.
+# Many tests wait for clusters and servers, so three processes for two cores; torch has one thread in each, as its
+# default of one per core would make them wait for each other.
 unit: $(VLLM) browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=85
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 # For the tests that open MLflow's pages.
 browser:
