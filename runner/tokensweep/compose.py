@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,9 @@ class Freezer:
                 f"mini-batches keep groups whole ({type(method.minibatch).__name__}), got "
                 f"{method.updates_per_batch}: lower it, or choose method/minibatch=shuffled"
             )
+        source = self._parts.component("data", frozen["data"])
+        for _, part in method.parts():
+            part.check_source(source)
         method.allocation.check_group_size(frozen["batch"]["group_size"])
         _check_support(method, frozen["sampling"])
         _check_rules(method, frozen, parts=self._parts)
@@ -267,6 +270,12 @@ def check_stack(parsed: Sequence[Override], *, preset: Callable[[str], Filled]) 
     chosen = [override.value() for override in parsed if override.key_or_group == "method"]
     stack = chosen[-1] if chosen and isinstance(chosen[-1], list) else []
     presets = {str(name): preset(str(name)) for name in stack}
+    for place, name in enumerate(presets):
+        if later := [other for other in list(presets)[place + 1 :] if other in presets[name].includes]:
+            raise ValueError(
+                f"the preset {name} starts from {later[0]}, which after it would take back what {name} "
+                f"changes: leave {later[0]} out of the stack"
+            )
     included = {name for each in presets.values() for name in each.includes}
     outer = {name: each for name, each in presets.items() if name not in included}
     for place in sorted({place for each in outer.values() for place in each.selects}):
@@ -277,6 +286,18 @@ def check_stack(parsed: Sequence[Override], *, preset: Callable[[str], Filled]) 
             choices = " or ".join(f"{group}={option}" for option in dict.fromkeys(owners.values()))
             what = f"the slot method/{slot}" if not key else f"method.{key}"
             raise ValueError(f"the presets {' and '.join(owners)} both fill {what}: decide with {choices}")
+        set_to = {name: outer[name].values_at(key or slot) for name in owners}
+        differing = {
+            leaf
+            for name in set_to
+            for leaf in set_to[name]
+            if len({str(v.get(leaf)) for v in set_to.values()}) > 1
+        }
+        if undecided := sorted(f"method.{leaf}" for leaf in differing if f"method.{leaf}" not in given):
+            raise ValueError(
+                f"the presets {' and '.join(owners)} both fill method.{key or slot}, with other values of "
+                f"{', '.join(undecided)}: decide with {undecided[0]}=VALUE"
+            )
 
 
 @dataclass(frozen=True)
@@ -285,6 +306,11 @@ class Filled:
 
     includes: frozenset[str]
     selects: Mapping[str, str]  # option by single slot, or by slot@place of a map
+    values: Mapping[str, Any] = field(default_factory=dict)  # by dotted key below method
+
+    def values_at(self, place: str) -> dict[str, Any]:
+        """The values that it sets inside the component at a place."""
+        return {key: value for key, value in self.values.items() if key.startswith(f"{place}.")}
 
 
 def filled(name: str) -> Filled:
@@ -295,9 +321,11 @@ def filled(name: str) -> Filled:
     bases = [filled(base) for base in preset.bases]
     includes = frozenset(preset.bases).union(*(base.includes for base in bases))
     selects: dict[str, str] = {}
-    for part in [base.selects for base in bases] + [preset.selects]:
-        selects.update(part)
-    return Filled(includes, selects)
+    values: dict[str, Any] = {}
+    for part in (*bases, preset):
+        selects.update(part.selects)
+        values.update(part.values)
+    return Filled(includes, selects, values)
 
 
 def _check_overridden_keys(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +24,7 @@ from tokensweep.presets import Preset, presets, sweep_of
 from tokensweep.registry import KIND, components
 from tokensweep.sweepshape import read_sweep_file
 
+_ARXIV = re.compile(r"arXiv:\d{4}\.\d{5}")
 _NEUTRAL = ".grpo"
 CONDITIONS: Mapping[str, str] = {
     "any": "no condition",
@@ -54,7 +57,11 @@ def methods_command(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     known = presets()
     if options.name is not None and options.name not in known:
-        raise ValueError(f"no method {options.name!r}: known are {', '.join(known)}")
+        near = difflib.get_close_matches(options.name.lower(), known) or [
+            name for name in known if options.name and options.name.lower() in name
+        ]
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(f"no method {options.name!r}: {hint}known are {', '.join(known)}")
     chosen = list(known.values()) if options.name is None else [known[options.name]]
     console = Console()
     if options.json:
@@ -200,7 +207,7 @@ def _explain_slots(preset: Preset, node: Mapping[str, Any], method: Method, cons
         if where not in own:
             console.print(_indented(_docstring(parts[where]).partition("\n")[0]))
             continue
-        console.print(_indented(_docstring(parts[where])))
+        console.print(_indented(_docstring(parts[where], paper=preset.paper)))
         for key, value in part.items():
             if key != KIND:
                 console.print(_indented(f"method.{where}.{key}={json.dumps(value)}"))
@@ -213,9 +220,8 @@ def _explain_sweep(preset: Preset, console: Console) -> None:
     """The arms and claims of the sweep that is about it, and the command."""
     path = sweep_of(preset)
     if path is None:
-        console.print(
-            Text(f"\nno sweep is about it: tokensweep train -m method=dapo,{preset.name} seed=0,1,2")
-        )
+        others = ",".join(dict.fromkeys([*(preset.bases[-1:] or ("grpo",)), preset.name]))
+        console.print(Text(f"\nno sweep is about it: tokensweep train -m method={others} seed=0,1,2"))
         return
     content = read_sweep_file(path)
     console.print(Text.assemble(("\nsweep ", ""), (path.stem, "bold"), f"  {content.get('question', '')}"))
@@ -255,7 +261,11 @@ def _with_fields(part: Mapping[str, Any]) -> str:
     return f"{name}({fields})" if fields else name
 
 
-def _docstring(part: Part) -> str:
-    """Its documentation, a line per paragraph."""
+def _docstring(part: Part, *, paper: str = "") -> str:
+    """Its documentation, a line per paragraph; "the paper" is named where it is not that of the preset."""
     text = inspect.cleandoc(type(part).__doc__ or "").replace("``", "")
+    module = inspect.getmodule(type(part))
+    about = _ARXIV.search((module.__doc__ or "") if module else "")
+    if about and about[0] != paper:
+        text = re.sub(r"\b[Tt]he paper\b", lambda found: f"{found[0]} ({about[0]})", text, count=1)
     return "\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))

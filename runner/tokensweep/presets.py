@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class Preset:
     bases: tuple[str, ...]  # presets that it starts from
     selects: Mapping[str, str] = field(default_factory=dict)  # option by slot, or by slot@place in a map slot
     keys: tuple[str, ...] = ()  # keys below method whose values it sets
+    values: Mapping[str, Any] = field(default_factory=dict)  # those values, by dotted key
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -66,6 +67,7 @@ def read_preset(path: Path) -> Preset:
         bases=bases,
         selects=selects,
         keys=tuple(str(key) for key in content if key not in _LABELS),
+        values=dict(_leaves({key: value for key, value in content.items() if key not in _LABELS})),
     )
 
 
@@ -87,6 +89,14 @@ def _defaults(entries: list[Any]) -> tuple[tuple[str, ...], dict[str, str]]:
     return tuple(bases), selects
 
 
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def _header(text: str) -> tuple[str, ...]:
     lines = text.splitlines()
     end = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
@@ -94,17 +104,20 @@ def _header(text: str) -> tuple[str, ...]:
 
 
 def sweep_of(preset: Preset) -> Path | None:
-    """The sweep file about a preset: that of its name, else the first of its paper with it in an arm."""
+    """The sweep file about a preset: that of its name, else one with it in an arm, of its paper if there is.
+
+    None where only sweeps of no paper have it.
+    """
     files = [path for folder in sweep_dirs() if folder.is_dir() for path in sorted(folder.glob("*.yaml"))]
     named = [path for path in files if path.stem == preset.name]
-    using = [path for path in files if _uses(path, preset)]
-    return next(iter([*named, *using]), None)
+    using = {path: paper for path in files if (paper := _paper_using(path, preset))}
+    own = [path for path, paper in using.items() if paper == preset.paper]
+    return next(iter([*named, *own, *using]), None)
 
 
-def _uses(path: Path, preset: Preset) -> bool:
-    """Whether an arm of a sweep about the preset's paper has it, by itself or in a stack."""
+def _paper_using(path: Path, preset: Preset) -> str:
+    """The paper of a sweep that has the preset in an arm, by itself or in a stack; empty where it has not."""
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if content.get("paper") != preset.paper:
-        return False
     chosen = [(arm or {}).get("method") for arm in (content.get("arms") or {}).values()]
-    return any(preset.name in (each if isinstance(each, list) else [each]) for each in chosen)
+    has = any(preset.name in (each if isinstance(each, list) else [each]) for each in chosen)
+    return str(content.get("paper", "")) if has else ""

@@ -21,6 +21,7 @@ _OF_PAPER = {
     for name, preset in reversed(_ALL.items())
     if not any(_ALL[base].paper == preset.paper for base in preset.bases)
 }
+_REMEDIES = ("decide with", "take ", "leave ", "set ")  # each reason ends with what to do
 STACKED = sorted(_OF_PAPER.values())
 
 
@@ -41,7 +42,7 @@ def test_a_pair_keeps_the_laws_or_is_refused_with_the_reason(
 ) -> None:
     for other in STACKED[STACKED.index(name) + 1 :]:
         if why := refusal((name, other), method_of):
-            assert (name in why and other in why) or "must" in why, f"{name}, {other}: {why}"
+            assert any(remedy in why for remedy in _REMEDIES), f"{name}, {other}: {why}"
             continue
         method = method_of(f"method=[{name},{other}]")
         for law in LAWS.values():

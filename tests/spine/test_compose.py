@@ -119,6 +119,31 @@ def test_two_presets_for_one_place_of_a_map_are_refused_with_both_names() -> Non
         )
 
 
+def test_a_preset_after_one_that_starts_from_it_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"htpo starts from dapo.*: leave dapo out of the stack"):
+        freeze_run(["method=[htpo,dapo]"])
+    assert freeze_run(["method=[dapo,htpo]"])["method"]["surrogate"]["_component_"] == "method/surrogate/htpo"
+
+
+def test_two_presets_with_other_values_in_one_place_are_refused_unless_they_are_given() -> None:
+    # Both have the KL of the loss; archer's is of certain tokens only, half of its method.
+    stack = "method=[archer,grpo_kl]"
+    with pytest.raises(
+        ValueError, match=r"archer and grpo_kl both fill method.regularizers.kl, with other values of"
+    ):
+        freeze_run([stack])
+    keys = {"coef": 0.001, "unit": "token", "where": "certain"}
+    decided = freeze_run([stack, *(f"method.regularizers.kl.{key}={value}" for key, value in keys.items())])
+    assert decided["method"]["regularizers"]["kl"]["where"] == "certain"
+
+
+def test_heal_without_two_domains_is_refused_before_anything_starts() -> None:
+    with pytest.raises(
+        ValueError, match=r"must compare problems of two domains, got Ops without any: take data=mixed"
+    ):
+        freeze_run(["method=heal", "data=ops"])
+
+
 def test_two_presets_for_one_slot_are_refused_with_both_names() -> None:
     stack = "method=[forking_tokens,holderpo]"
     with pytest.raises(ValueError, match=r"forking_tokens and holderpo both fill the slot method/aggregate"):

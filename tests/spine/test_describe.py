@@ -92,5 +92,12 @@ def test_a_preset_in_a_folder_of_ones_own_is_listed(
 
 
 def test_an_unknown_method_lists_what_there_is() -> None:
-    with pytest.raises(ValueError, match=r"no method 'nope': known are .*dapo"):
-        methods_command(["nope"])
+    with pytest.raises(ValueError, match=r"no method 'zzzz': known are .*dapo"):
+        methods_command(["zzzz"])
+
+
+def test_a_name_that_is_nearly_one_has_a_hint() -> None:
+    with pytest.raises(
+        ValueError, match=r"no method 'explicit_uncertainty': did you mean explicit_uncertainty_"
+    ):
+        methods_command(["explicit_uncertainty"])

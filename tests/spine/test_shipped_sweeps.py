@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tokensweep.compose import freeze_run, register_components
+from tokensweep.compose import Freezer, freeze_run, register_components
 from tokensweep.identity import digest, identity_of
 from tokensweep.orchestrate import dry_run
 from tokensweep.paths import sweep_dirs
@@ -31,8 +31,9 @@ def whole(name: str) -> Sweep:
 def test_every_arm_composes_and_differs_from_all_others(name: str) -> None:
     register_components()
     seen: dict[tuple[str, str], str] = {}
+    freezer = Freezer()
     for job in whole(name).jobs:
-        identity = digest(identity_of(freeze_run(job.overrides)))
+        identity = digest(identity_of(freezer.freeze(job.overrides)))
         twin = seen.setdefault((job.setting, identity), job.arm)
         assert twin == job.arm, f"{twin} and {job.arm} are one and the same run"
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tokensweep.loss.method import Method
+    from tokensweep.problems import ProblemSource
     from tokensweep.rollout.rules import Rule
     from tokensweep.train.collect import Collector, Supply, Trial
 
@@ -121,6 +122,10 @@ class Part(Protocol):
 
     def check(self, method: Method) -> None:
         """Raise ValueError where this component does not go with the rest of the method."""
+        return
+
+    def check_source(self, source: ProblemSource) -> None:
+        """Raise ValueError where this component can do nothing with problems of that source."""
         return
 
 

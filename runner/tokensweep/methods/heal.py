@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tokensweep.loss.slots import RewardTerm
 from tokensweep.loss.tables import Batch, View
+from tokensweep.problems import Mixed, ProblemSource
 from tokensweep.problems.mixture import DOMAINS, TARGET
 from tokensweep.registry import component
 
@@ -79,13 +80,17 @@ class EntropyDynamicsReward(RewardTerm):
         if self.min_len < 0:
             raise ValueError(f"min_len must be at least 0, got {self.min_len}")
 
-    def facts(self, trial: Trial) -> Mapping[str, float]:
-        """Whether the problem is of the target. Raises ValueError for data without domains."""
-        if trial.problem.domain not in DOMAINS:
+    def check_source(self, source: ProblemSource) -> None:
+        """It compares two domains."""
+        if not (isinstance(source, Mixed) and set(source.domains) == set(DOMAINS)):
             raise ValueError(
-                f"the entropy dynamics reward must compare two domains, but {trial.problem.id} is of none: "
-                "take data=mixed"
+                "the entropy dynamics reward must compare problems of two domains, got "
+                f"{type(source).__name__} without any: take data=mixed, with data@data.target=NAME and "
+                "data@data.general=NAME"
             )
+
+    def facts(self, trial: Trial) -> Mapping[str, float]:
+        """Whether the problem is of the target."""
         return {"is_target": float(trial.problem.domain == TARGET)}
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -62,7 +62,7 @@ class BaseEntropyGate(TokenWeight):
         gate = whole.columns["ref_entropy"] > self.threshold
         values = {
             "share": float(gate.double().mean()),
-            "undecided_rollouts": float((whole.by_rollout(gate.long()) == 0).double().mean()),
+            "rollouts_without": float((whole.by_rollout(gate.long()) == 0).double().mean()),
         }
         if bool(gate.any()):
             values["base_entropy"] = float(whole.columns["ref_entropy"][gate].mean())
