@@ -7,8 +7,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,12 @@ from tokensweep.loss.method import Method, build_method, inert_keys
 from tokensweep.models.hf import is_hub_id
 from tokensweep.names import check_name
 from tokensweep.paths import conf_dir, default_store, extension_dirs
-from tokensweep.presets import find_preset
 from tokensweep.problems.mixture import nodes_of, tested
 from tokensweep.redact import refuse_secrets
 from tokensweep.registry import KIND, build
 from tokensweep.rollout.protocol import SamplingSpec
 from tokensweep.rollout.rules import check_rule
+from tokensweep.stacking import check_stack, filled
 
 Frozen = dict[str, Any]
 
@@ -259,73 +258,6 @@ def _check_rules(method: Method, frozen: Frozen, *, parts: Parts) -> None:
     for rule in dict.fromkeys(method.sampling.rules(frozen["batch"]["group_size"])):
         if rule is not None:
             check_rule(rule, spec, engine=engine, where="method.sampling")
-
-
-def check_stack(parsed: Sequence[Override], *, preset: Callable[[str], Filled]) -> None:
-    """Raise ValueError for presets that fill one slot, or one place of a map, otherwise, unless it is given.
-
-    ``preset`` is :func:`filled`, or a cache of it.
-    """
-    given = {override.key_or_group for override in parsed}
-    chosen = [override.value() for override in parsed if override.key_or_group == "method"]
-    stack = chosen[-1] if chosen and isinstance(chosen[-1], list) else []
-    presets = {str(name): preset(str(name)) for name in stack}
-    for place, name in enumerate(presets):
-        if later := [other for other in list(presets)[place + 1 :] if other in presets[name].includes]:
-            raise ValueError(
-                f"the preset {name} starts from {later[0]}, which after it would take back what {name} "
-                f"changes: leave {later[0]} out of the stack"
-            )
-    included = {name for each in presets.values() for name in each.includes}
-    outer = {name: each for name, each in presets.items() if name not in included}
-    for place in sorted({place for each in outer.values() for place in each.selects}):
-        owners = {name: each.selects[place] for name, each in outer.items() if place in each.selects}
-        slot, _, key = place.partition("@")
-        group = f"method/{slot}@method.{key}" if key else f"method/{slot}"
-        if len(set(owners.values())) > 1 and group not in given:
-            choices = " or ".join(f"{group}={option}" for option in dict.fromkeys(owners.values()))
-            what = f"the slot method/{slot}" if not key else f"method.{key}"
-            raise ValueError(f"the presets {' and '.join(owners)} both fill {what}: decide with {choices}")
-        set_to = {name: outer[name].values_at(key or slot) for name in owners}
-        differing = {
-            leaf
-            for name in set_to
-            for leaf in set_to[name]
-            if len({str(v.get(leaf)) for v in set_to.values()}) > 1
-        }
-        if undecided := sorted(f"method.{leaf}" for leaf in differing if f"method.{leaf}" not in given):
-            raise ValueError(
-                f"the presets {' and '.join(owners)} both fill method.{key or slot}, with other values of "
-                f"{', '.join(undecided)}: decide with {undecided[0]}=VALUE"
-            )
-
-
-@dataclass(frozen=True)
-class Filled:
-    """What a preset fills, with what the presets it starts from fill."""
-
-    includes: frozenset[str]
-    selects: Mapping[str, str]  # option by single slot, or by slot@place of a map
-    values: Mapping[str, Any] = field(default_factory=dict)  # by dotted key below method
-
-    def values_at(self, place: str) -> dict[str, Any]:
-        """The values that it sets inside the component at a place."""
-        return {key: value for key, value in self.values.items() if key.startswith(f"{place}.")}
-
-
-def filled(name: str) -> Filled:
-    """What the preset of that name fills; nothing where there is no such preset."""
-    preset = find_preset(name)
-    if preset is None:
-        return Filled(frozenset(), {})  # Hydra refuses it
-    bases = [filled(base) for base in preset.bases]
-    includes = frozenset(preset.bases).union(*(base.includes for base in bases))
-    selects: dict[str, str] = {}
-    values: dict[str, Any] = {}
-    for part in (*bases, preset):
-        selects.update(part.selects)
-        values.update(part.values)
-    return Filled(includes, selects, values)
 
 
 def _check_overridden_keys(

@@ -7,11 +7,11 @@ from functools import cache
 
 import pytest
 
-from tokensweep.compose import check_stack, filled
 from tokensweep.composer import parse
 from tokensweep.loss.laws import LAWS
 from tokensweep.loss.method import Method
 from tokensweep.presets import presets
+from tokensweep.stacking import check_stack, filled
 
 _ALL = presets()
 _FILLED = cache(filled)

@@ -1,0 +1,88 @@
+"""Presets in a stack, ``method=[a,b]``: what each of them decides must not be undone silently by another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+
+from tokensweep.presets import find_preset
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a preset fills, with what the presets it starts from fill."""
+
+    includes: frozenset[str]
+    selects: Mapping[str, str]  # option by single slot, or by slot@place of a map
+    values: Mapping[str, Any] = field(default_factory=dict)  # by dotted key below method
+
+    def values_at(self, place: str) -> dict[str, Any]:
+        """The values that it sets inside the component at a place."""
+        return {key: value for key, value in self.values.items() if key.startswith(f"{place}.")}
+
+
+def filled(name: str) -> Filled:
+    """What the preset of that name fills; nothing where there is no such preset."""
+    preset = find_preset(name)
+    if preset is None:
+        return Filled(frozenset(), {})  # Hydra refuses it
+    bases = [filled(base) for base in preset.bases]
+    includes = frozenset(preset.bases).union(*(base.includes for base in bases))
+    own = Filled(frozenset(), preset.selects, preset.values)
+    selects = {place: option for part in (*bases, own) for place, option in part.selects.items()}
+    values = {key: value for part in (*bases, own) for key, value in part.values.items()}
+    return Filled(includes, selects, values)
+
+
+def check_stack(parsed: Sequence[Override], *, preset: Callable[[str], Filled]) -> None:
+    """Raise ValueError for presets of a stack that undo each other, unless an override decides.
+
+    Refused are presets that select other options for one single slot or one place of a map, that set other
+    values there, and a preset after one that starts from it. ``preset`` is :func:`filled`, or a cache of it.
+    """
+    given = frozenset(str(override.key_or_group) for override in parsed)
+    chosen = [override.value() for override in parsed if override.key_or_group == "method"]
+    stack = chosen[-1] if chosen and isinstance(chosen[-1], list) else []
+    presets = {str(name): preset(str(name)) for name in stack}
+    _check_order(presets)
+    included = {name for each in presets.values() for name in each.includes}
+    outer = {name: each for name, each in presets.items() if name not in included}
+    for place in sorted({place for each in outer.values() for place in each.selects}):
+        _check_place(place, {name: each for name, each in outer.items() if place in each.selects}, given)
+
+
+def _check_order(presets: Mapping[str, Filled]) -> None:
+    names = list(presets)
+    for place, name in enumerate(names):
+        if later := [other for other in names[place + 1 :] if other in presets[name].includes]:
+            raise ValueError(
+                f"the preset {name} starts from {later[0]}, which after it would take back what {name} "
+                f"changes: leave {later[0]} out of the stack"
+            )
+
+
+def _check_place(place: str, owners: Mapping[str, Filled], given: frozenset[str]) -> None:
+    """One place of a method, ``slot`` or ``slot@slot.name``, that all ``owners`` fill."""
+    slot, _, key = place.partition("@")
+    group = f"method/{slot}@method.{key}" if key else f"method/{slot}"
+    options = list(dict.fromkeys(each.selects[place] for each in owners.values()))
+    both = f"the presets {' and '.join(owners)} both fill"
+    if len(options) > 1 and group not in given:
+        choices = " or ".join(f"{group}={option}" for option in options)
+        what = f"method.{key}" if key else f"the slot method/{slot}"
+        raise ValueError(f"{both} {what}: decide with {choices}")
+    values = [each.values_at(key or slot) for each in owners.values()]
+    leaves = dict.fromkeys(leaf for each in values for leaf in each)
+    undecided = [
+        f"method.{leaf}"
+        for leaf in leaves
+        if len({str(each.get(leaf)) for each in values}) > 1 and f"method.{leaf}" not in given
+    ]
+    if len(options) == 1 and undecided:
+        raise ValueError(
+            f"{both} method.{key or slot}, with other values of {', '.join(undecided)}: decide with "
+            f"{undecided[0]}=VALUE"
+        )
