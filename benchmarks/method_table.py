@@ -20,6 +20,7 @@ from tokensweep.describe import code_of, linked, markdown_table
 from tokensweep.presets import Preset, presets
 from tokensweep.sweepfile import find_sweep
 from tokensweep.sweepshape import read_sweep_file
+from tokensweep_analysis.wording import counted
 
 _ROOT = Path(__file__).resolve().parent.parent
 _RUNS = re.compile(r"^\| (\w+) \| (\d+)/\d+ \|", re.MULTILINE)  # arm and finished runs in a row of a table
@@ -60,7 +61,7 @@ def statuses(known: Sequence[Preset], results: Path) -> dict[str, str]:
     seeds = {arm: int(runs) for arm, runs in _RUNS.findall(text)}
     arms = {str(arm["method"]): name for name, arm in read_sweep_file(find_sweep("zoo"))["arms"].items()}
     found = {preset.name: seeds.get(arms.get(preset.name, ""), 0) for preset in known}
-    return {name: f"tiny, {count} seeds" if count else "tested" for name, count in found.items()}
+    return {name: f"tiny, {counted(count, 'seed')}" if count else "tested" for name, count in found.items()}
 
 
 def papers_table(known: Sequence[Preset], status: dict[str, str]) -> str:
