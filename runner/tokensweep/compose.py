@@ -99,14 +99,17 @@ class Freezer:
                 f"mini-batches keep groups whole ({type(method.minibatch).__name__}), got "
                 f"{method.updates_per_batch}: lower it, or choose method/minibatch=shuffled"
             )
-        source = self._parts.component("data", frozen["data"])
-        for _, part in method.parts():
-            part.check_source(source)
         method.allocation.check_group_size(frozen["batch"]["group_size"])
         _check_support(method, frozen["sampling"])
         _check_rules(method, frozen, parts=self._parts)
         _check_overridden_keys(parsed, schedules=frozen["method"]["schedules"], inert=inert_keys(method))
         return frozen
+
+    def check_source(self, frozen: Frozen) -> None:
+        """Raise ValueError where a component of the method can do nothing with the problems of the run."""
+        source = self._parts.component("data", frozen["data"])
+        for _, part in self._parts.method(frozen["method"]).parts():
+            part.check_source(source)
 
 
 class Parts:

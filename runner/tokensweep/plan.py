@@ -140,7 +140,9 @@ def freeze_job(job: Job, freezer: Freezer) -> Frozen:
     """The frozen config of a job. Raises ValueError that ends with its overrides."""
     where = f"\n  in the run: {' '.join(job.overrides)}"
     try:
-        return freezer.freeze(job.overrides)
+        frozen = freezer.freeze(job.overrides)
+        freezer.check_source(frozen)
+        return frozen
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain(error, command="train", overrides=job.overrides) + where) from error
     except ValueError as error:

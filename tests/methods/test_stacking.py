@@ -21,7 +21,7 @@ _OF_PAPER = {
     for name, preset in reversed(_ALL.items())
     if not any(_ALL[base].paper == preset.paper for base in preset.bases)
 }
-_REMEDIES = ("decide with", "take ", "leave ", "set ")  # each reason ends with what to do
+_REMEDIES = ("decide with", "take ", "leave ", "set ", "drop ")  # each reason ends with what to do
 STACKED = sorted(_OF_PAPER.values())
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hydra.errors import HydraException
 
-from tokensweep.compose import explain, freeze_run, register_components
+from tokensweep.compose import Freezer, explain, freeze_run, register_components
 from tokensweep.loss.method import build_method
-from tokensweep.plan import make_plan
-from tokensweep.sweepfile import adhoc_sweep
+from tokensweep.plan import freeze_job, make_plan
+from tokensweep.sweepfile import Job, adhoc_sweep
 
 register_components()
 
@@ -141,7 +141,7 @@ def test_heal_without_two_domains_is_refused_before_anything_starts() -> None:
     with pytest.raises(
         ValueError, match=r"must compare problems of two domains, got Ops without any: take data=mixed"
     ):
-        freeze_run(["method=heal", "data=ops"])
+        freeze_job(Job("", "heal", ("method=heal", "data=ops")), Freezer())
 
 
 def test_two_presets_for_one_slot_are_refused_with_both_names() -> None:
