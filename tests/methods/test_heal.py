@@ -16,6 +16,8 @@ from tokensweep.loss.method import Method
 from tokensweep.loss.objective import prepare, score
 from tokensweep.loss.tables import Batch
 from tokensweep.methods.heal import ApplyTo, Distance, EntropyDynamicsReward, pairwise
+from tokensweep.problems.mixture import Mixture
+from tokensweep.problems.ops import Ops
 from tokensweep.problems.protocol import Problem
 
 Make = Callable[..., Batch]
@@ -190,11 +192,15 @@ def test_its_numbers_are_told_by_domain(four: Batch, method_of: Callable[..., Me
 
 
 def test_data_without_domains_are_refused() -> None:
-    trial = SimpleNamespace(problem=Problem(id="ops-1", prompt="", answer=None))
-    with pytest.raises(ValueError, match="must compare two domains, but ops-1 is of none: take data=mixed"):
-        EntropyDynamicsReward().facts(trial)  # type: ignore[arg-type]  # a stub
-    trial.problem = replace(trial.problem, domain="target")
-    assert EntropyDynamicsReward().facts(trial) == {"is_target": 1.0}  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must compare problems of two domains, got Ops without any"):
+        EntropyDynamicsReward().check_source(Ops())
+    EntropyDynamicsReward().check_source(Mixture(target=Ops(), general=Ops()))
+
+
+def test_a_rollout_knows_its_domain() -> None:
+    for domain, expected in (("target", 1.0), ("general", 0.0)):
+        trial = SimpleNamespace(problem=Problem(id="ops-1", prompt="", answer=None, domain=domain))
+        assert EntropyDynamicsReward().facts(trial) == {"is_target": expected}  # type: ignore[arg-type]  # a stub
 
 
 def test_a_negative_length_is_refused() -> None:

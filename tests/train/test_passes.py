@@ -163,9 +163,9 @@ def test_every_ratio_is_exactly_1_before_the_first_step(
 ) -> None:
     seen: list[Tensor] = []
 
-    def spy(method: Method, micro: Any, logprobs: Tensor, entropy: Tensor) -> Any:
+    def spy(method: Method, micro: Any, logprobs: Tensor, entropy: Tensor, **rest: Any) -> Any:
         seen.append(logprobs.detach() - micro.table.columns["old_logprobs"])
-        return micro_loss(method, micro, logprobs, entropy)
+        return micro_loss(method, micro, logprobs, entropy, **rest)
 
     monkeypatch.setattr("tokensweep.train.update.micro_loss", spy)
     prepared, plan = prepared_of(random_batch(constant_group=constant_group), policy=policy, method=method)

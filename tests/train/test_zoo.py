@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 _SMALL = (
     "steps=2",
+    "model.steps=200",  # a shorter warm start
     "batch.prompts=4",
     "optim.warmup_steps=1",
     "checkpoint.every=2",
