@@ -26,13 +26,13 @@ class Preset:
     applies_to: tuple[str, ...]  # conditions that must hold, ``any`` for none
     bases: tuple[str, ...]  # presets that it starts from
     selects: Mapping[str, str] = field(default_factory=dict)  # option by slot, or by slot@place in a map slot
-    keys: tuple[str, ...] = ()  # keys below method whose values it sets
-    values: Mapping[str, Any] = field(default_factory=dict)  # those values, by dotted key
+    values: Mapping[str, Any] = field(default_factory=dict)  # those that it sets, by dotted key below method
 
     @property
     def slots(self) -> tuple[str, ...]:
         """The slots and keys that it changes, in its order."""
-        return tuple(dict.fromkeys([*(key.partition("@")[0] for key in self.selects), *self.keys]))
+        keys = (key.partition(".")[0] for key in self.values)
+        return tuple(dict.fromkeys([*(place.partition("@")[0] for place in self.selects), *keys]))
 
 
 def presets() -> dict[str, Preset]:
@@ -66,7 +66,6 @@ def read_preset(path: Path) -> Preset:
         applies_to=tuple(map(str, applies_to)),
         bases=bases,
         selects=selects,
-        keys=tuple(str(key) for key in content if key not in _LABELS),
         values=dict(_leaves({key: value for key, value in content.items() if key not in _LABELS})),
     )
 
@@ -91,7 +90,7 @@ def _defaults(entries: list[Any]) -> tuple[tuple[str, ...], dict[str, str]]:
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
