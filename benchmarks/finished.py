@@ -148,6 +148,7 @@ def _samples(
     }
     own = {
         "arm": pa.nulls(number, pa.string()),
+        "confidence": pa.nulls(number, pa.float64()),  # nothing states one
         "question_id": names.take(question),
         "sample_idx": pa.array(np.tile(np.arange(samples), questions)),
         "sampling_seed": pa.array(rng.integers(0, 2**62, number)),

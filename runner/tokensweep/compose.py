@@ -28,7 +28,7 @@ from tokensweep.redact import refuse_secrets
 from tokensweep.registry import KIND, build
 from tokensweep.rollout.protocol import SamplingSpec
 from tokensweep.rollout.rules import check_rule
-from tokensweep.stacking import check_stack, filled
+from tokensweep.stacking import check_stack, filled, labels
 
 Frozen = dict[str, Any]
 
@@ -84,8 +84,10 @@ class Freezer:
     def freeze(self, overrides: Sequence[str]) -> Frozen:
         """What :func:`freeze_run` gives, and its errors."""
         parsed = parse(overrides)
-        check_stack(parsed, preset=self._filled)
+        stack = check_stack(parsed, preset=self._filled)
         frozen = resolve(self._composer.compose(parsed), parts=self._parts)
+        if len(stack) > 1:
+            frozen["method"] |= labels(stack, given=parsed)
         method = self._parts.method(frozen["method"])
         if frozen["batch"]["group_size"] < method.advantage.smallest_group:
             raise ValueError(

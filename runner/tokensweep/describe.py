@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import inspect
 import json
 import re
@@ -20,7 +19,7 @@ from tokensweep.compose import freeze_run, register_components
 from tokensweep.loss.method import MAP_SLOTS, SINGLE_SLOTS, Method, build_method, inert_keys
 from tokensweep.loss.slots import Part
 from tokensweep.paths import conf_dir
-from tokensweep.presets import Preset, presets, sweep_of
+from tokensweep.presets import Preset, no_preset, presets, sweep_of
 from tokensweep.registry import KIND, components
 from tokensweep.sweepshape import read_sweep_file
 
@@ -57,11 +56,7 @@ def methods_command(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     known = presets()
     if options.name is not None and options.name not in known:
-        near = difflib.get_close_matches(options.name.lower(), known) or [
-            name for name in known if options.name and options.name.lower() in name
-        ]
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(f"no method {options.name!r}: {hint}known are {', '.join(known)}")
+        raise ValueError(no_preset(options.name, known))
     chosen = list(known.values()) if options.name is None else [known[options.name]]
     console = Console()
     if options.json:

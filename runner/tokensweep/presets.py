@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import yaml
 
 from tokensweep.paths import conf_dir, extension_dirs, sweep_dirs
 
+EVIDENCE = ("paper", "code", "note", "reconstruction")  # what a preset was made from, the strongest first
 _LABELS = frozenset({"name", "paper", "evidence", "applies_to", "defaults"})
 
 
@@ -22,7 +25,7 @@ class Preset:
     path: Path
     header: tuple[str, ...]  # lines of the comment that it starts with
     paper: str
-    evidence: str  # paper, code, note or reconstruction; empty where the file says none
+    evidence: str  # one of EVIDENCE; empty where the file says none
     applies_to: tuple[str, ...]  # conditions that must hold, ``any`` for none
     bases: tuple[str, ...]  # presets that it starts from
     selects: Mapping[str, str] = field(default_factory=dict)  # option by slot, or by slot@place in a map slot
@@ -47,6 +50,16 @@ def find_preset(name: str) -> Preset | None:
     folders = [*(folder / "conf" for folder in extension_dirs()), conf_dir()]
     paths = (folder / "method" / f"{name}.yaml" for folder in folders)
     return next((read_preset(path) for path in paths if path.is_file()), None)
+
+
+def no_preset(name: str, known: Iterable[str]) -> str:
+    """What to tell somebody who asked for a preset that there is not."""
+    known = list(known)
+    near = [each for each in known if name and name.lower() in each] or difflib.get_close_matches(
+        name.lower(), known
+    )
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"no method {name!r}: {hint}known are {', '.join(known)}"
 
 
 def read_preset(path: Path) -> Preset:
@@ -109,14 +122,20 @@ def sweep_of(preset: Preset) -> Path | None:
     """
     files = [path for folder in sweep_dirs() if folder.is_dir() for path in sorted(folder.glob("*.yaml"))]
     named = [path for path in files if path.stem == preset.name]
-    using = {path: paper for path in files if (paper := _paper_using(path, preset))}
+    using = {
+        path: paper
+        for path in files
+        for paper, chosen in [_presets_in(path, path.stat().st_mtime_ns)]
+        if paper and preset.name in chosen
+    }
     own = [path for path, paper in using.items() if paper == preset.paper]
     return next(iter([*named, *own, *using]), None)
 
 
-def _paper_using(path: Path, preset: Preset) -> str:
-    """The paper of a sweep that has the preset in an arm, by itself or in a stack; empty where it has not."""
+@lru_cache(maxsize=256)
+def _presets_in(path: Path, modified: int) -> tuple[str, frozenset[str]]:
+    """The paper of a sweep and the presets in its arms, by themselves or in a stack; ``modified`` when."""
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     chosen = [(arm or {}).get("method") for arm in (content.get("arms") or {}).values()]
-    has = any(preset.name in (each if isinstance(each, list) else [each]) for each in chosen)
-    return str(content.get("paper", "")) if has else ""
+    names = (name for each in chosen for name in (each if isinstance(each, list) else [each]))
+    return str(content.get("paper", "")), frozenset(map(str, names))

@@ -8,13 +8,14 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from tokensweep.presets import find_preset
+from tokensweep.presets import EVIDENCE, Preset, find_preset, no_preset, presets
 
 
 @dataclass(frozen=True)
 class Filled:
-    """What a preset fills, with what the presets it starts from fill."""
+    """What a preset fills, with what the presets it starts from fill; nothing where there is none."""
 
+    preset: Preset | None
     includes: frozenset[str]
     selects: Mapping[str, str]  # option by single slot, or by slot@place of a map
     values: Mapping[str, Any] = field(default_factory=dict)  # by dotted key below method
@@ -25,39 +26,47 @@ class Filled:
 
 
 def filled(name: str) -> Filled:
-    """What the preset of that name fills; nothing where there is no such preset."""
+    """What the preset of that name fills."""
     preset = find_preset(name)
     if preset is None:
-        return Filled(frozenset(), {})  # Hydra refuses it
+        return Filled(None, frozenset(), {})
     bases = [filled(base) for base in preset.bases]
     includes = frozenset(preset.bases).union(*(base.includes for base in bases))
-    own = Filled(frozenset(), preset.selects, preset.values)
+    own = Filled(preset, frozenset(), preset.selects, preset.values)
     selects = {place: option for part in (*bases, own) for place, option in part.selects.items()}
     values = {key: value for part in (*bases, own) for key, value in part.values.items()}
-    return Filled(includes, selects, values)
+    return Filled(preset, includes, selects, values)
 
 
-def check_stack(parsed: Sequence[Override], *, preset: Callable[[str], Filled]) -> None:
-    """Raise ValueError for presets of a stack that undo each other, unless an override decides.
+def stacked(parsed: Sequence[Override]) -> list[str]:
+    """The presets of ``method=[a,b]`` in its order; none where one preset is chosen, or the default."""
+    chosen = [override.value() for override in parsed if override.key_or_group == "method"]
+    return [str(name) for name in chosen[-1]] if chosen and isinstance(chosen[-1], list) else []
 
-    Refused are presets that select other options for one single slot or one place of a map, that set other
-    values there, and a preset after one that starts from it. ``preset`` is :func:`filled`, or a cache of it.
+
+def check_stack(parsed: Sequence[Override], *, preset: Callable[[str], Filled]) -> dict[str, Filled]:
+    """The presets of a stack by name; none where one preset is chosen. ``preset`` is :func:`filled`.
+
+    Raises ValueError for a name of no preset, and for presets that undo each other where no override decides:
+    that select other options for one single slot or one place of a map, that set other values there, and a
+    preset after one that starts from it.
     """
     given = frozenset(str(override.key_or_group) for override in parsed)
-    chosen = [override.value() for override in parsed if override.key_or_group == "method"]
-    stack = chosen[-1] if chosen and isinstance(chosen[-1], list) else []
-    presets = {str(name): preset(str(name)) for name in stack}
-    _check_order(presets)
-    included = {name for each in presets.values() for name in each.includes}
-    outer = {name: each for name, each in presets.items() if name not in included}
+    chosen = {name: preset(name) for name in stacked(parsed)}
+    if unknown := [name for name, each in chosen.items() if each.preset is None]:
+        raise ValueError(no_preset(unknown[0], presets()))
+    _check_order(chosen)
+    included = {name for each in chosen.values() for name in each.includes}
+    outer = {name: each for name, each in chosen.items() if name not in included}
     for place in sorted({place for each in outer.values() for place in each.selects}):
         _check_place(place, {name: each for name, each in outer.items() if place in each.selects}, given)
+    return chosen
 
 
-def _check_order(presets: Mapping[str, Filled]) -> None:
-    names = list(presets)
+def _check_order(chosen: Mapping[str, Filled]) -> None:
+    names = list(chosen)
     for place, name in enumerate(names):
-        if later := [other for other in names[place + 1 :] if other in presets[name].includes]:
+        if later := [other for other in names[place + 1 :] if other in chosen[name].includes]:
             raise ValueError(
                 f"the preset {name} starts from {later[0]}, which after it would take back what {name} "
                 f"changes: leave {later[0]} out of the stack"
@@ -86,3 +95,24 @@ def _check_place(place: str, owners: Mapping[str, Filled], given: frozenset[str]
             f"{both} method.{key or slot}, with other values of {', '.join(undecided)}: decide with "
             f"{undecided[0]}=VALUE"
         )
+
+
+def labels(stack: Mapping[str, Filled], *, given: Sequence[Override]) -> dict[str, Any]:
+    """What a stack is called, its papers, the weakest of their evidence and all that must hold for it.
+
+    Without those that an override gives.
+    """
+    parts = [each.preset for each in stack.values() if each.preset is not None]
+    conditions = dict.fromkeys(name for part in parts for name in part.applies_to)
+    told = {
+        "name": "+".join(stack),
+        "paper": ", ".join(dict.fromkeys(part.paper for part in parts if part.paper)),
+        "evidence": max((part.evidence for part in parts), key=_weakness),
+        "applies_to": [name for name in conditions if name != "any"] or ["any"],
+    }
+    keys = {override.key_or_group for override in given}
+    return {label: value for label, value in told.items() if f"method.{label}" not in keys}
+
+
+def _weakness(evidence: str) -> int:
+    return EVIDENCE.index(evidence) if evidence in EVIDENCE else len(EVIDENCE)

@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 
+from tokensweep.compose import freeze_run
 from tokensweep.composer import parse
 from tokensweep.loss.laws import LAWS
 from tokensweep.loss.method import Method
@@ -47,3 +48,21 @@ def test_a_pair_keeps_the_laws_or_is_refused_with_the_reason(
         method = method_of(f"method=[{name},{other}]")
         for law in LAWS.values():
             law(method)
+
+
+def test_a_stack_has_the_labels_of_all_its_presets() -> None:
+    method = freeze_run(["method=[htpo,opefo]", "method.updates_per_batch=1"])["method"]
+    assert method["name"] == "htpo+opefo"
+    assert method["paper"].endswith(", arXiv:2605.11491")
+    assert method["evidence"] == "reconstruction"  # that of opefo, the weakest
+    assert method["applies_to"] == ["on_policy"]
+
+
+def test_a_label_that_is_given_stays() -> None:
+    method = freeze_run(["method=[grpo,mixed_cuts]", "method.name=mine"])["method"]
+    assert (method["name"], method["evidence"]) == ("mine", "note")
+
+
+def test_an_unknown_preset_in_a_stack_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="no method 'verbal': did you mean explicit_uncertainty_verbal"):
+        freeze_run(["method=[verbal,rlcr]"])

@@ -61,7 +61,7 @@ def test_grades_of_a_batch_come_in_order() -> None:
 
 
 def test_the_grader_names_the_release_that_it_depends_on() -> None:
-    assert GRADER == "math/1 math-verify-0.9.0"
+    assert GRADER == "math/2 math-verify-0.9.0"
 
 
 @pytest.mark.parametrize("gold", [r"\frac{1}{2}", r"$\frac{1}{2}$", r"\boxed{\frac{1}{2}}", "1/2"])

@@ -36,6 +36,9 @@ def test_the_last_balanced_box_is_the_answer(text: str, answer: str) -> None:
         ("from 10-3 follows 7", "7"),
         ("<think>99</think>The answer is 4", "4"),
         ("variables x1 and 5", "5"),
+        ("The answer is 5.\nConfidence: 0.85", "5"),
+        ("It is 12\n**Confidence:** 17/20", "12"),
+        ("It is 12 (**Confidence: 80%**)", "12"),
     ],
 )
 def test_without_a_box_the_last_number_is_the_answer(text: str, answer: str) -> None:

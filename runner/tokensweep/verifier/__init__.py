@@ -3,9 +3,10 @@
 Knows nothing of problems or training, and importing it is light: the workers import it, too.
 """
 
-from tokensweep.verifier.extract import LONGEST, after_thinking, extract, opened_thought
+from tokensweep.verifier.extract import LONGEST, extract
 from tokensweep.verifier.normal import canonical, unwrap
 from tokensweep.verifier.pool import Verdict, Workers
+from tokensweep.verifier.thought import after_thinking, opened_thought
 from tokensweep.verifier.uncertainty import (
     MARKER,
     confidence_statement,

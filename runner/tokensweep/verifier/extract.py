@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 from tokensweep.verifier.last_number import last_number
+from tokensweep.verifier.thought import after_thinking
+from tokensweep.verifier.uncertainty import without_statements
 
 LONGEST = 2000  # characters of an extracted answer; a longer one is no answer
 
-_THINK_OPEN, _THINK_CLOSE = "<think>", "</think>"
 _ANSWER_OPEN, _ANSWER_CLOSE = "<answer>", "</answer>"
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
@@ -20,7 +21,7 @@ def extract(text: str, *, finished: bool) -> tuple[str | None, str]:
     guesses while it thinks has not answered. If there is an ``<answer>`` in it, only the last one counts. The
     answer is the last box whose braces balance and that is not empty; else all that the tag holds, if it was
     closed or the text ended by itself; else, in a text without the tag that ended by itself, the last number
-    (see :func:`last_number`). More than 2,000 characters are no answer.
+    (see :func:`last_number`) that is not a stated confidence. More than 2,000 characters are no answer.
     """
     visible = after_thinking(text)
     tagged, closed = last_tagged(visible)
@@ -30,17 +31,8 @@ def extract(text: str, *, finished: bool) -> tuple[str | None, str]:
     elif tagged is not None:
         found, rule = tagged if closed or finished else "", "answer_tag"
     else:
-        found, rule = (last_number(visible) if finished else None) or "", "last_number"
+        found, rule = (last_number(without_statements(visible)) if finished else None) or "", "last_number"
     return (found, rule) if 1 <= len(found) <= LONGEST else (None, "none")
-
-
-def opened_thought(prompt: str) -> str:
-    """``<think>`` if the text of a prompt ends with it, else nothing.
-
-    Such a completion starts within a thought. It is stored and graded with the tag in front of it, so that an
-    answer before the end of the thought is none.
-    """
-    return _THINK_OPEN if prompt.rstrip().endswith(_THINK_OPEN) else ""
 
 
 def last_tagged(text: str) -> tuple[str | None, bool]:
@@ -70,9 +62,3 @@ def last_boxed(text: str) -> str | None:
         elif match[0].endswith("{") and match[0] != r"\{":
             opened.append(match.end() if match[0] != "{" else None)
     return found
-
-
-def after_thinking(text: str) -> str:
-    """What follows the last closed thought; nothing while a thought is still open."""
-    visible = text.rpartition(_THINK_CLOSE)[2]
-    return "" if _THINK_OPEN in visible else visible

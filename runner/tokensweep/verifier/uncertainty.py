@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from tokensweep.verifier.extract import after_thinking
+from tokensweep.verifier.thought import after_thinking
 
 MARKER = "<uncertain>"
 
@@ -16,6 +16,7 @@ _STATEMENT = re.compile(
     rf"\bconfidence\b[ \t*_]*[:=][\s*_$]*({_NUMBER})(?:\s*/\s*({_NUMBER}))?(?:\s*\\?(%))?(?![\w%]|\.\d)",
     re.IGNORECASE,
 )
+_EMPHASIZED = re.compile(rf"[*_]*{_STATEMENT.pattern}[*_]*", re.IGNORECASE)
 _MARKER = re.compile(re.escape(MARKER), re.IGNORECASE)
 
 
@@ -46,4 +47,4 @@ def count_markers(text: str) -> int:
 
 def without_statements(text: str) -> str:
     """The text without its statements of confidence and its markers."""
-    return _MARKER.sub("", _STATEMENT.sub("", text))
+    return _MARKER.sub("", _EMPHASIZED.sub("", text))

@@ -14,7 +14,7 @@ from tokensweep.verifier.bombs import bomb
 from tokensweep.verifier.decide import decide, is_plain
 from tokensweep.verifier.pool import Question, Verdict, Workers
 
-NAME = f"math/1 math-verify-{version('math-verify')}"  # raise the number whenever a verdict can change
+NAME = f"math/2 math-verify-{version('math-verify')}"  # raise the number whenever a verdict can change
 
 _REMEMBERED = 1 << 16  # verdicts; a training step asks the same few answers again and again
 
