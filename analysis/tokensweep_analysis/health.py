@@ -14,15 +14,16 @@ LOST_SHARE = 0.5
 LOST_POINTS = 0.05
 _WINDOW = 10  # the first and the last tenth of the steps are compared
 _FEWEST_STEPS = 20  # below, a tenth is one step
-_ENTROPY, _ACCURACY = "entropy/mean", "sampled/accuracy"
+_ENTROPY, _ACCURACY, _GRADIENT = "entropy/mean", "sampled/accuracy", "grad_norm"
 
 
 def health_of(rows: Sequence[Mapping[str, Any]]) -> str:
     """What is wrong with a training, from its metrics rows {step, metrics}; empty when nothing is.
 
-    In this order: a metric that is not finite, entropy that collapsed, accuracy that was lost.
+    In this order: a metric that is not finite, no gradient in any step, entropy that collapsed, accuracy that
+    was lost.
     """
-    return _not_finite(rows) or _collapsed(rows) or _lost(rows)
+    return _not_finite(rows) or _untrained(rows) or _collapsed(rows) or _lost(rows)
 
 
 def _not_finite(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -32,6 +33,13 @@ def _not_finite(rows: Sequence[Mapping[str, Any]]) -> str:
     names = sorted({name for row in odd for name, value in row["metrics"].items() if not isfinite(value)})
     shown = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
     return f"not finite in {len(odd)} of {len(rows)} steps, first in step {odd[0]['step']}: {shown}"
+
+
+def _untrained(rows: Sequence[Mapping[str, Any]]) -> str:
+    norms = [row["metrics"].get(_GRADIENT) for row in rows]
+    if not norms or any(norm != 0 for norm in norms):
+        return ""
+    return f"nothing was learned: no gradient in any of {len(norms)} steps, so it is the model it started from"
 
 
 def _collapsed(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -271,6 +271,12 @@ def test_a_training_that_ends_as_it_began_is_healthy() -> None:
     assert health_of([]) == ""
 
 
+def test_a_run_without_any_gradient_is_the_model_it_started_from() -> None:
+    told = "nothing was learned: no gradient in any of 3 steps, so it is the model it started from"
+    assert health_of(_rows(grad_norm=[0.0] * 3)) == told
+    assert health_of(_rows(grad_norm=[0.0, 0.0, 1e-9])) == ""
+
+
 def test_a_metric_that_is_not_finite_is_named_with_its_first_step() -> None:
     rows = _rows(grad_norm=[1.0, float("nan"), 1.0, float("inf")], reward=[0.5] * 4)
     assert health_of(rows) == "not finite in 2 of 4 steps, first in step 2: grad_norm"
