@@ -10,7 +10,7 @@ READY := $(VENV)/ready
 TESTABLE := $(VENV)/testable
 VLLM := $(VENV)/vllm
 
-.PHONY: demo test test-vllm lint types unit browser wheel smaller-demo golden bench clean
+.PHONY: demo test test-vllm lint types unit coverage browser wheel smaller-demo golden bench clean
 
 demo: $(READY)
 	$(BIN)/tokensweep sweep forking_tokens scale=tiny
@@ -44,7 +44,7 @@ $(VLLM): $(TESTABLE)
 
 # The part of the tests that starts vLLM servers; "make test" runs it too.
 test-vllm: $(VLLM)
-	$(BIN)/python -m pytest -m vllm --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m vllm --numprocesses 2 $(TOGETHER)
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .
@@ -54,9 +54,14 @@ types: $(VLLM)
 	$(BIN)/mypy
 
 # Many tests wait for clusters and servers, so three processes for two cores; torch has one thread in each, as its
-# default of one per core would make them wait for each other.
+# default of one per core would make them wait for each other. Groups are those of tests/conftest.py.
+TOGETHER := --dist loadgroup --no-loadscope-reorder
 unit: $(VLLM) browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=85
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 $(TOGETHER)
+
+# Which lines the tests reach. Not in "make test": to trace every line more than doubles its time.
+coverage: $(VLLM) browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 $(TOGETHER) --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 # For the tests that open MLflow's pages.
 browser:

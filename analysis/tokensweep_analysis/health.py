@@ -39,7 +39,9 @@ def _untrained(rows: Sequence[Mapping[str, Any]]) -> str:
     norms = [row["metrics"].get(_GRADIENT) for row in rows]
     if not norms or any(norm != 0 for norm in norms):
         return ""
-    return f"nothing was learned: no gradient in any of {len(norms)} steps, so it is the model it started from"
+    return (
+        f"nothing was learned: no gradient in any of {len(norms)} steps, so it is the model it started from"
+    )
 
 
 def _collapsed(rows: Sequence[Mapping[str, Any]]) -> str:
