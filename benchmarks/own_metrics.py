@@ -4,8 +4,8 @@
 
 It replaces what stands between the lines ``<!-- metrics:begin -->`` and ``<!-- metrics:end -->`` with a row
 for every metric below ``method/`` and ``probe/`` of every arm: its mean over the first quarter of the steps
-and over the last, each as the mean over seeds with the lowest and the highest seed. Runs that are not finished
-are left out.
+and over the last, each as the mean over seeds with the lowest and the highest seed. Runs that are not
+finished are left out.
 """
 
 from __future__ import annotations
