@@ -13,6 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
+from tokensweep.factorial import NONE
 from tokensweep_analysis.arms import Arm, Cell, mismatch
 from tokensweep_analysis.contrasts import Contrast, adjusted, contrasts_of
 from tokensweep_analysis.intervals import Scores, difference_estimates
@@ -64,11 +65,7 @@ def lacking(cells: Mapping[Cell, Arm], factors: Mapping[str, Sequence[str]]) -> 
     gaps = [
         f"{' '.join(filter(None, (setting, benchmark)))}: {reason}"
         for setting, benchmark in dict.fromkeys((setting, benchmark) for setting, _, benchmark in cells)
-        if (
-            reason := _obstacle(
-                {arm: own for (s, arm, b), own in cells.items() if (s, b) == (setting, benchmark)}
-            )
-        )
+        if (reason := _obstacle(_at((setting, benchmark), cells), factors))
     ]
     return f"No effects for {'; '.join(gaps)}." if gaps and factors else ""
 
@@ -81,9 +78,9 @@ def _effects_at(
     confidence: float,
 ) -> Iterator[Contrast]:
     setting, benchmark = place
-    arms = {arm: own for (s, arm, b), own in cells.items() if (s, b) == place}
+    arms = _at(place, cells)
     shared = [m for m in metrics if all(m in own.metrics() for own in arms.values())]
-    if _obstacle(arms) or not shared:
+    if _obstacle(arms, factors) or not shared:
         return
     seeds = _seeds(arms)
     tables = {arm: _of_seeds(own, seeds, shared) for arm, own in arms.items()}
@@ -107,8 +104,16 @@ def _effects_at(
         )
 
 
-def _obstacle(arms: Mapping[str, Arm]) -> str:
+def _at(place: tuple[str, str], cells: Mapping[Cell, Arm]) -> dict[str, Arm]:
+    """The arms of a setting on a benchmark."""
+    return {arm: own for (setting, arm, benchmark), own in cells.items() if (setting, benchmark) == place}
+
+
+def _obstacle(arms: Mapping[str, Arm], factors: Mapping[str, Sequence[str]]) -> str:
     """Why the arms of a place have no effects."""
+    design = dict.fromkeys([NONE, *(arm for on in factors.values() for arm in on)])
+    if absent := [arm for arm in design if arm not in arms]:
+        return f"{', '.join(absent)} of the design {'is' if len(absent) == 1 else 'are'} not planned there"
     if empty := [arm for arm, own in arms.items() if not own.runs]:
         return f"no run of {', '.join(empty)} has finished"
     if not _seeds(arms):

@@ -135,11 +135,13 @@ def _hydra_app(arguments: Sequence[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from tokensweep.compose import explain, register_components
+    from tokensweep.compose import check_presets, explain, register_components
     from tokensweep.paths import conf_dir
 
     name = arguments[0]
     register_components()
+    if name == "train":
+        check_presets([text for text in arguments[1:] if "=" in text and not text.startswith("-")])
     sys.argv = [f"tokensweep {name}", *arguments[1:]]
 
     evaluations: list[tuple[DictConfig, list[str]]] = []

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,15 @@ def freeze_run(overrides: Sequence[str]) -> Frozen:
     and keys that have no effect as the method stands.
     """
     return Freezer().freeze(overrides)
+
+
+def check_presets(overrides: Sequence[str]) -> None:
+    """Raise ValueError for method presets that are not there or undo each other.
+
+    For what Hydra composes by itself. Overrides that cannot be parsed are left for it to refuse.
+    """
+    with suppress(HydraException):
+        check_stack(parse(overrides), preset=filled)
 
 
 class Freezer:
@@ -153,12 +164,23 @@ def resolve(cfg: DictConfig, *, parts: Parts | None = None) -> Frozen:
             ) from error
         raise ValueError(f"{error}") from error
     frozen: Frozen = json.loads(json.dumps(plain))
+    if odd := next(_not_finite(frozen), None):
+        raise ValueError(f"{odd[0]} must be a finite number, got {odd[1]}")
     refuse_secrets(frozen)
     frozen["store"] = str(_absolute(frozen["store"]) if frozen["store"] else default_store())
     _fill_suites(frozen, parts)
     schema.check_ranges(frozen)
     _check_components(frozen, parts)
     return frozen
+
+
+def _not_finite(node: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers that JSON does not have, each with its key."""
+    if isinstance(node, float) and not math.isfinite(node):
+        yield key, node
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, child in children:
+        yield from _not_finite(child, f"{key}.{name}" if key else str(name))
 
 
 def _fill_suites(frozen: Frozen, parts: Parts) -> None:
@@ -293,6 +315,8 @@ def explain(error: Exception, *, command: str, overrides: Sequence[str] = ()) ->
     if "INTERVAL_SWEEP" in text:
         return "interval() is for a search, whose values Optuna chooses: add -m hydra/sweeper=optuna_pull"
     match = re.search(r"Could not override '([^']+)'", text)
+    if match and match[1].startswith("eval.rule."):
+        return f"{match[1]} is a key of a sampling rule, and there is none: choose it with eval/rule=NAME"
     if match is None:
         cause = str(error.__cause__ or "").strip().partition("\n")[0]
         reason = f": {cause}" if cause and cause not in text else ""

@@ -7,7 +7,7 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -16,6 +16,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from tokensweep.compose import freeze_run, register_components
+from tokensweep.conditions import CONDITIONS
 from tokensweep.loss.method import MAP_SLOTS, SINGLE_SLOTS, Method, build_method, inert_keys
 from tokensweep.loss.slots import Part
 from tokensweep.paths import conf_dir
@@ -25,18 +26,9 @@ from tokensweep.sweepshape import read_sweep_file
 
 _ARXIV = re.compile(r"arXiv:\d{4}\.\d{5}")
 _NEUTRAL = ".grpo"
-CONDITIONS: Mapping[str, str] = {
-    "any": "no condition",
-    "off_policy": "at least two updates per optimiser batch: at one its numbers do nothing",
-    "on_policy": "one update per optimiser batch",
-    "lora": "made for adapters (trainable=lora)",
-    "two_domains": "problems of two domains (a target and a general one)",
-    "stated_confidence": "completions that state a confidence, or use a marker, as a prompt or a warm start "
-    "makes them",
-    "sampling_rules": "an engine that draws by rules: rollout=torch or rollout=vllm",
-}
+_CONDITIONS = "; ".join(f"{key}: {each.text}" for key, each in CONDITIONS.items())
 _EPILOG = f"""Evidence says what a preset was made from: paper, code (of authors or a library), note or
-reconstruction. Conditions (applies_to): {"; ".join(f"{key}: {text}" for key, text in CONDITIONS.items())}.
+reconstruction. Conditions (applies_to): {_CONDITIONS}.
 Presets of your own are found in TOKENSWEEP_PATH. Several compose where they fill different slots:
 tokensweep train method=[dapo,forking_tokens,tis]."""
 
@@ -52,7 +44,7 @@ def methods_command(arguments: Sequence[str]) -> None:
     parser.add_argument("name", nargs="?", help="a preset, such as forking_tokens")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs: one object, or a list of all")
-    form.add_argument("--markdown", action="store_true", help="the table of docs/methods.md")
+    form.add_argument("--markdown", action="store_true", help="a table, as in docs/methods.md")
     options = parser.parse_args(arguments)
     known = presets()
     if options.name is not None and options.name not in known:
@@ -86,8 +78,8 @@ def as_json(preset: Preset) -> dict[str, Any]:
 
 
 def summary(preset: Preset) -> str:
-    """The first line of the comment that its file starts with."""
-    return " ".join(preset.header[:1])
+    """The first sentence of the comment that its file starts with."""
+    return re.split(r"(?<=\.) (?=[A-Z])", " ".join(preset.header), maxsplit=1)[0]
 
 
 def markdown_table(chosen: Sequence[Preset], status: Mapping[str, str] | None = None) -> str:
@@ -182,11 +174,12 @@ def _explain(preset: Preset, console: Console) -> None:
     updates = f"updates per batch: {node['updates_per_batch']}{_scaled_updates()}"
     console.print(Text(f"\n{node['paper']}, evidence: {node['evidence']}, {updates}"))
     for name in preset.applies_to:
-        console.print(Text(f"applies to {name}: {CONDITIONS.get(name, 'a condition of its own')}"))
+        told = CONDITIONS[name].text if name in CONDITIONS else "a condition of its own"
+        console.print(Text(f"applies to {name}: {told}"))
     _explain_slots(preset, node, method, console)
     console.print(Text(f"\nneeds {', '.join(sorted(method.needs()))}"))
     for key, reason in inert_keys(method).items():
-        console.print(Text(f"without a scale there is no effect of method.{key}: {reason}"))
+        console.print(Text(f"method.{key} has no effect as the preset stands: {reason}"))
     _explain_sweep(preset, console)
 
 
@@ -203,12 +196,22 @@ def _explain_slots(preset: Preset, node: Mapping[str, Any], method: Method, cons
             console.print(_indented(_docstring(parts[where]).partition("\n")[0]))
             continue
         console.print(_indented(_docstring(parts[where], paper=preset.paper)))
+        for told in _own_metrics(parts[where]):
+            console.print(_indented(f"metrics method/{where}/...: {told}"))
         for key, value in part.items():
             if key != KIND:
                 console.print(_indented(f"method.{where}.{key}={json.dumps(value)}"))
     console.print()
     for name, schedule in node["schedules"].items():
         console.print(Text.assemble((f"schedules.{name}", "bold"), "  ", json.dumps(schedule)))
+
+
+def _own_metrics(part: Part) -> Iterator[str]:
+    """What a component says of the metrics that it tells of itself."""
+    for name in ("batch_metrics", "metrics"):
+        own = getattr(type(part), name)
+        if own is not getattr(Part, name):
+            yield inspect.cleandoc(own.__doc__ or "").replace("\n", " ")
 
 
 def _explain_sweep(preset: Preset, console: Console) -> None:

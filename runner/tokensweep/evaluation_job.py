@@ -56,13 +56,15 @@ def evaluate_subject(config: Frozen, *, overrides: Sequence[str], console: Conso
             "nothing to evaluate: name a suite with eval=NAME (tokensweep evaluate --help lists them)"
         )
     summaries = _evaluate_all(config, subject, entries, console)
-    console.print(_table(subject, summaries))
+    console.print(_table(subject, entries, summaries))
     for entry, summary in zip(entries, summaries, strict=True):
         source = contents.source(entry["source"])[0]
         seen = overlap_remark(subject.training, entry["suite"], source) if subject.training else ""
         for remark in filter(None, (seen, *_remarks(entry, summary, len(source)))):
             console.print(remark, highlight=False, markup=False)
-    console.print(f"samples  {subject.evals}", highlight=False, soft_wrap=True)
+    for entry in entries:
+        folder = subject.evals / f"{entry['suite']}-{entry['eval_id']}"
+        console.print(f"samples  {folder}", highlight=False, soft_wrap=True)
 
 
 def _remarks(entry: Mapping[str, Any], summary: Any, num_problems: int) -> list[str]:
@@ -192,9 +194,19 @@ def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
     bar.update(task, completed=done, total=total)
 
 
-def _table(subject: _Subject, summaries: Sequence[Any]) -> Group:
+def _rule(entry: Mapping[str, Any]) -> str:
+    """The sampling rule of an evaluation with its settings; empty where it has none."""
+    rule = entry.get("rule")
+    if not rule:
+        return ""
+    settings = ", ".join(f"{key} {value:g}" for key, value in rule.items() if key != KIND)
+    return f"{rule[KIND].rpartition('/')[2]}: {settings}"
+
+
+def _table(subject: _Subject, entries: Sequence[Mapping[str, Any]], summaries: Sequence[Any]) -> Group:
     """Tables with a row per suite: how good, at the largest k, how it ended, how sure where it says so."""
     step = "" if subject.step is None else f", step {subject.step}"
+    drawn = "".join(f"\ndrawn by {told}" for told in dict.fromkeys(map(_rule, entries)) if told)
     suites = ("suite", [s.suite for s in summaries])
     k = max((k for s in summaries for k in s.pass_at), default=1)
     taus = sorted({tau for s in summaries for tau in s.cover_at})
@@ -224,7 +236,9 @@ def _table(subject: _Subject, summaries: Sequence[Any]) -> Group:
     parts = (quality, endings, certainty) if known else (quality, endings)
     tables = [FittedTable(tuple(_column(*each) for each in part if any(each[1]))) for part in parts]
     return Group(
-        Text(f"{subject.name}{step}", style="bold"), *(part for table in tables for part in ("", table)), ""
+        Text(f"{subject.name}{step}{drawn}", style="bold"),
+        *(part for table in tables for part in ("", table)),
+        "",
     )
 
 

@@ -71,6 +71,7 @@ def sync_training_run(experiment: Experiment, source: Source, record: RunRecord,
     from tokensweep_analysis.runs import score_run
 
     plan = read_json(source.run_dir / "plan.json")
+    method = read_json(source.run_dir / "config.json")["method"]
     scored = score_run(source.run_dir, record)
     _drop_relabelled(experiment, record.run_id, source.labels)
     run = experiment.run(record.run_id, name=source.name, start=record.started or time.time())
@@ -81,6 +82,10 @@ def sync_training_run(experiment: Experiment, source: Source, record: RunRecord,
         **source.labels,
         **source.tags,
         "kind": "train",
+        "method": method["name"],
+        "paper": method["paper"],
+        "evidence": method["evidence"],
+        "applies_to": ", ".join(method.get("applies_to", ())),  # a key that older runs lack
         "status": state.state.value,
         "attempt": str(max(0, record.attempts - 1)),
         "preempted": str(state.preempted),

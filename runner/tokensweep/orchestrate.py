@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -127,12 +128,14 @@ def print_plan(plan: Plan, console: Console) -> None:
     """What will run, what is there already, and what turned out to be the same run twice."""
     missing = plan.missing()
     duplicates = len(plan.entries) - len(plan.runs)
-    arms = len({(entry["setting"], entry["arm"]) for entry in plan.entries})
+    arms = len({entry["arm"] for entry in plan.entries})
+    settings = len({entry["setting"] for entry in plan.entries})
     console.print(
         f"[bold]{plan.sweep.name}[/]: {counted(len(plan.runs), 'run')}, {len(missing)} to do, "
         f"{len(plan.runs) - len(missing)} finished before"
         + (f", {counted(duplicates, 'job')} the same as another" if duplicates else "")
         + f"; {counted(arms, 'arm')}"
+        + (f" in {counted(settings, 'setting')}" if settings > 1 else "")
     )
     console.print(f"store {plan.store}", highlight=False)
     for remark in plan.remarks():
@@ -219,24 +222,57 @@ def dry_run(sweep: Sweep, *, launcher: str, check: Callable[[Plan], None] | None
     print_plan(plan, console)
     missing = {run.run_id for run in plan.missing()}
     table = Table("setting", "arm", "seed", "run", "state", box=None, pad_edge=False)
-    arms: dict[str, list[str]] = {}
     for entry in track(plan.entries, console=console, transient=True):
         state = "to do" if entry["run_id"] in missing else "finished"
         row = (entry["setting"], entry["arm"], str(entry["seed"]), entry["run_id"], state)
         table.add_row(*map(escape, row))
-        arms.setdefault(entry["arm"], entry["overrides"])
     console.print(table)
     console.print()
-    common = set.intersection(*(set(overrides) for overrides in arms.values()))
-    for arm, overrides in arms.items():
-        own = [text for text in overrides if text not in common] or ["nothing but the rest below"]
-        console.print(Text.assemble((f"{arm}: ", "bold"), " ".join(own)), soft_wrap=True)
-    console.print(Text.assemble(("all: ", "bold"), " ".join(sorted(common))), soft_wrap=True)
+    for label, overrides in _meanings(plan.entries):
+        console.print(Text.assemble((f"{label}: ", "bold"), " ".join(overrides)), soft_wrap=True)
     show_outlook(plan, console)
     if launcher == "slurm":
         from tokensweep.cluster.launch import show_order
 
         show_order(plan, console)
+
+
+def _meanings(entries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Overrides by arm, by setting where there are several, and those of all runs."""
+    common = _shared(entries)
+    arms, settings = _by("arm", entries), _by("setting", entries)
+    everywhere = {  # what an arm of several settings has in all of them is the arm's
+        arm: _shared(own) if len({entry["setting"] for entry in own}) > 1 else [] for arm, own in arms.items()
+    }
+    of_setting = {
+        name: [
+            text
+            for text in _shared(own)
+            if text not in common and not any(text in everywhere[entry["arm"]] for entry in own)
+        ]
+        for name, own in settings.items()
+        if len(settings) > 1
+    }
+    for arm, own in arms.items():
+        there = {text for entry in own for text in of_setting.get(entry["setting"], ())}
+        kept = [text for text in _shared(own) if text not in common and text not in there]
+        yield arm, kept or ["nothing but the rest below"]
+    for name, overrides in of_setting.items():
+        yield f"setting {name}", overrides or ["nothing but the rest below"]
+    yield "all", sorted(common)
+
+
+def _by(key: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        found.setdefault(entry[key], []).append(entry)
+    return found
+
+
+def _shared(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Overrides that all of these entries have, in the order of the first."""
+    others = [set(entry["overrides"]) for entry in entries]
+    return [text for text in entries[0]["overrides"] if all(text in other for other in others)]
 
 
 def regrade_sweep(store: Path, name: str, *, console: Console) -> None:

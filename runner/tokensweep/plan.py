@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from tokensweep.compose import Freezer, Frozen, explain
+from tokensweep.conditions import unmet
 from tokensweep.entries import write_entries
 from tokensweep.files import write_json
 from tokensweep.identity import code_sha, digest, eval_id, identity_of, prompt_identity, read_json, run_id
@@ -50,7 +51,9 @@ class PlannedRun:
     data_hash: str
     model_revision: str
     evals: tuple[Mapping[str, Any], ...]
-    remarks: tuple[str, ...] = ()  # what was left out of its data
+    remarks: tuple[
+        str, ...
+    ] = ()  # what a reader must know: what its method lacks, what was left out of its data
 
     def dir(self, store: Path) -> Path:
         """Its folder."""
@@ -76,9 +79,19 @@ class Plan:
         return self.store / "sweeps" / self.sweep.name
 
     def remarks(self) -> list[str]:
-        """What a reader must know of the data of its runs, a sentence each."""
+        """What a reader must know of its runs, a sentence each."""
         cautions = [entry["caution"] for run in self.runs for entry in run.evals if entry["caution"]]
-        return list(dict.fromkeys([*cautions, *(text for run in self.runs for text in run.remarks)]))
+        told = [*cautions, *(text for run in self.runs for text in run.remarks)]
+        return list(dict.fromkeys([*told, *self._without_baseline()]))
+
+    def _without_baseline(self) -> Iterator[str]:
+        """Settings whose arms have nothing to be compared with."""
+        arms: dict[str, set[str]] = {}
+        for entry in self.entries:
+            arms.setdefault(entry["setting"], set()).add(entry["arm"])
+        for setting, own in arms.items():
+            if (baseline := self.sweep.baseline) and baseline not in own:
+                yield f"{setting}: the baseline {baseline} is not run, so no arm is compared with it"
 
     def missing(self) -> list[PlannedRun]:
         """The runs that still have to train or to evaluate, in order."""
@@ -110,6 +123,8 @@ def make_plan(sweep: Sweep, *, on_progress: Callable[[int], None] | None = None)
         if on_progress is not None:
             on_progress(done)
     _refuse_repeats(entries)
+    if sweep.factors:
+        _refuse_idle_factors(sweep, entries)
     store = Path(config["store"])
     return Plan(
         sweep=sweep,
@@ -134,6 +149,20 @@ def _refuse_repeats(entries: Iterable[Mapping[str, Any]]) -> None:
                 "run as two: take one out (seeds of a sweep are given as seeds=0,1,2)"
             )
         seen.add(cell)
+
+
+def _refuse_idle_factors(sweep: Sweep, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Arms of a design that are one run differ by a factor that sets what is there already."""
+    arms: dict[tuple[str, str], str] = {}
+    for entry in entries:
+        other = arms.setdefault((entry["setting"], entry["run_id"]), entry["arm"])
+        if other != entry["arm"]:
+            differs = [name for name, on in sweep.factors.items() if (other in on) != (entry["arm"] in on)]
+            raise ValueError(
+                f"the arms {other} and {entry['arm']} must differ, got one run for both: what "
+                f"{' and '.join(differs)} sets holds without it, so its effect would be 0; take it out, or "
+                "change base"
+            )
 
 
 def freeze_job(job: Job, freezer: Freezer) -> Frozen:
@@ -222,7 +251,7 @@ def _plan_run(config: Frozen, contents: Contents, shared: _Shared) -> PlannedRun
         data_hash=data_hash,
         model_revision=revision,
         evals=tuple(shared(evals)),
-        remarks=contents.remarks(config),
+        remarks=(*unmet(config), *contents.remarks(config)),
     )
 
 

@@ -39,13 +39,24 @@ def filled(name: str) -> Filled:
 
 
 def stacked(parsed: Sequence[Override]) -> list[str]:
-    """The presets of ``method=[a,b]`` in its order; none where one preset is chosen, or the default."""
+    """The presets of ``method=[a,b]`` in its order, or that of ``method=a``; none where nothing is chosen.
+
+    Raises ValueError for an empty list, and for a preset that stands twice.
+    """
     chosen = [override.value() for override in parsed if override.key_or_group == "method"]
-    return [str(name) for name in chosen[-1]] if chosen and isinstance(chosen[-1], list) else []
+    if not chosen or not isinstance(chosen[-1], list | str):
+        return []
+    names = [str(name) for name in chosen[-1]] if isinstance(chosen[-1], list) else [chosen[-1]]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"method must name at least one preset, and each once, got [{','.join(names)}]: "
+            "tokensweep methods lists them"
+        )
+    return names
 
 
 def check_stack(parsed: Sequence[Override], *, preset: Callable[[str], Filled]) -> dict[str, Filled]:
-    """The presets of a stack by name; none where one preset is chosen. ``preset`` is :func:`filled`.
+    """The chosen presets by name. ``preset`` is :func:`filled`, or a cache of it.
 
     Raises ValueError for a name of no preset, and for presets that undo each other where no override decides:
     that select other options for one single slot or one place of a map, that set other values there, and a

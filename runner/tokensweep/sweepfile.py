@@ -95,6 +95,11 @@ def load_sweep(
         )
         for name, options in merged.get("settings", {"": {}}).items()
     }
+    if idle := [arm for arm in chosen if not any(arm in own for own, _ in settings.values())]:
+        raise ValueError(
+            f"{path} must run every arm in some setting, got none with {', '.join(idle)}: add it to the arms "
+            "of a setting, or take it out"
+        )
     # Settings vary fastest: the first runs of each one build what the others of it will share.
     cells = itertools.product(seeds or merged["seeds"], chosen.items(), settings.items())
     jobs = tuple(
@@ -149,8 +154,8 @@ def _literal(value: Any) -> str:
 def adhoc_sweep(job_overrides: Sequence[Sequence[str]], *, name: str, scale: str) -> Sweep:
     """The sweep that a multirun command line stands for.
 
-    An arm is what varies apart from seed and data; its label is the varying overrides. ``data`` is the
-    setting, so that only runs on the same problems are compared.
+    An arm is what varies apart from seed and data; its label is the varying overrides, or the method where
+    there are none. ``data`` is the setting, so that only runs on the same problems are compared.
     """
     split = [dict(_split(override) for override in job) for job in job_overrides]
     varying = [
@@ -161,7 +166,8 @@ def adhoc_sweep(job_overrides: Sequence[Sequence[str]], *, name: str, scale: str
     jobs = []
     for job, overrides in zip(split, job_overrides, strict=True):
         labels = [f"{key.rpartition('.')[2]}={job.get(key)}" for key in varying if _tells_arms_apart(key)]
-        jobs.append(Job(job.get("data", ""), printable(" ".join(labels)) or "run", tuple(overrides)))
+        label = " ".join(labels) or job.get("method", "").strip("[]").replace(",", "+") or "run"
+        jobs.append(Job(job.get("data", ""), printable(label), tuple(overrides)))
     return Sweep(name=name, jobs=tuple(jobs), scale=scale)
 
 

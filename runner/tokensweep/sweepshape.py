@@ -47,6 +47,8 @@ def read_sweep_file(path: Path) -> dict[str, Any]:
     scales = _mapping(content["scales"], f"{path}: scales", of="NAME: {KEY: VALUE}")
     content["scales"] = {scale: _scale(node, arms, path, scale) for scale, node in scales.items()}
     _check_arms_of_settings(content, arms, str(path))
+    if "factors" in content:
+        _check_whole_design(content, path)
     for scale, at_scale in content["scales"].items():
         parse_claims(merged_claims(content, at_scale), arms=arms, where=f"{path}: claims at scale {scale}")
     return content
@@ -62,6 +64,20 @@ def _with_design(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     design = read_design(_mapping(content["factorial"], where, of="factors and fraction"), where=where)
     rest = {key: value for key, value in content.items() if key != "factorial"}
     return {"baseline": NONE, **rest, "arms": design.arms, "factors": design.factors}
+
+
+def _check_whole_design(content: Mapping[str, Any], path: Path) -> None:
+    """Effects compare all arms of a design, so neither a scale nor a setting may have some of them only."""
+    parts = {str(path): content, **{f"{path}: scales.{name}": at for name, at in content["scales"].items()}}
+    for where, part in parts.items():
+        choosing = [f"settings.{name}" for name, each in part.get("settings", {}).items() if "arms" in each]
+        if part is not content and "arms" in part:
+            choosing.append("its own")
+        if choosing:
+            raise ValueError(
+                f"{where} must have every arm of its factorial, whose effects compare all of them, got "
+                f"{choosing[0]} arms: leave arms out, or make that a file of its own"
+            )
 
 
 def _search_file(parsed: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def write_plan(
     identity = {"seed": seed, "batch": {"prompts": 8}, "method": {"ratio": ratio}}
     plan = {"run_id": run_id, "code_sha": "abc123", "identity": identity, "evals": [entry]}
     write_json(folder / "plan.json", plan)
-    write_json(folder / "config.json", {"seed": seed, "batch": {"prompts": 8}})
+    method = {"name": "holderpo", "paper": "arXiv:2605.12058", "evidence": "code", "applies_to": ["any"]}
+    write_json(folder / "config.json", {"seed": seed, "batch": {"prompts": 8}, "method": method})
     return folder
 
 

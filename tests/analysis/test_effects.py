@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,3 +111,21 @@ def test_effects_stand_in_the_report_and_on_the_page(
 def test_a_sweep_with_arms_has_no_effects(store: Path) -> None:
     comparison = compare(store, "demo")
     assert (comparison.effects, comparison.effects_note) == ((), "")
+
+
+def test_a_setting_without_an_arm_of_the_design_has_no_effects_and_the_others_have(
+    tmp_path: Path, make_run: Make, make_sweep: Make
+) -> None:
+    whole = [("ops", arm, seed, f"{arm}{seed}") for arm in _CORRECT for seed in (0, 1)]
+    part = [("easy", arm, seed, f"{arm}{seed}") for arm in ("none", "a") for seed in (0, 1)]
+    for _, arm, seed, run_id in whole:
+        make_run(tmp_path, run_id, correct=_CORRECT[arm][seed], seed=seed)
+    make_sweep(tmp_path, [each[1:] for each in whole], baseline="none", factors=_FACTORS)
+    path = tmp_path / "sweeps" / "demo" / "sweep.json"
+    content = json.loads(path.read_text())
+    by_run = {entry["run_id"]: entry for entry in content["runs"]}
+    content["runs"] = [{**by_run[run_id], "setting": setting} for setting, _, _, run_id in (*whole, *part)]
+    path.write_text(json.dumps(content))
+    comparison = compare(tmp_path, "demo")
+    assert {each.setting for each in comparison.effects} == {"ops"}
+    assert "easy ops: a+b, b of the design are not planned there" in comparison.effects_note

@@ -78,6 +78,8 @@ def test_a_finished_run_shows_its_identity_metrics_and_results(store: Path, uri:
         "arm": "all",
     }
     assert (run.info.status, run.info.run_name) == ("FINISHED", "ops all seed 0")
+    named = ("method", "paper", "evidence", "applies_to")
+    assert [run.data.tags[key] for key in named] == ["holderpo", "arXiv:2605.12058", "code", "any"]
     assert {key: run.data.tags[key] for key in ("sweep", "arm", "kind", "status", "attempt")} == {
         "sweep": "demo",
         "arm": "all",

@@ -66,3 +66,9 @@ def test_a_label_that_is_given_stays() -> None:
 def test_an_unknown_preset_in_a_stack_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="no method 'verbal': did you mean explicit_uncertainty_verbal"):
         freeze_run(["method=[verbal,rlcr]"])
+
+
+@pytest.mark.parametrize("given", ["[]", "[dapo,dapo]"])
+def test_a_stack_names_presets_and_each_once(given: str) -> None:
+    with pytest.raises(ValueError, match="at least one preset, and each once, got"):
+        freeze_run([f"method={given}"])

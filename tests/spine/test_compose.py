@@ -231,6 +231,14 @@ def test_sampling_rules_must_go_with_the_run(overrides: list[str], told: str) ->
     [
         (["eval/rule=cuts", "rollout=fake"], "eval.rule draws by a rule, and FakeEngine follows none"),
         (["eval/rule=two_temperatures", "eval.temperature=0.6"], "eval.rule: .*temperature must be 1"),
+        (
+            ["eval/rule=two_temperatures", "eval.rule.high=nan"],
+            "eval.rule.high must be a finite number, got nan",
+        ),
+        (
+            ["eval/rule=two_temperatures", "eval.rule.low=inf"],
+            "eval.rule.low must be a finite number, got inf",
+        ),
         (["eval/rule=cuts", "eval.rule.top_k=0"], r"eval.rule \(eval/rule/cuts\): top_k must be at least 1"),
     ],
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tokensweep.describe import CONDITIONS, lines_of_code, methods_command
+from tokensweep.conditions import CONDITIONS
+from tokensweep.describe import lines_of_code, methods_command
 from tokensweep.presets import presets, read_preset
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from tokensweep.compose import register_components
 from tokensweep.factorial import read_design
+from tokensweep.plan import make_plan
 from tokensweep.sweepfile import load_sweep
 
 
@@ -68,3 +70,33 @@ def test_a_sweep_file_may_have_a_design_in_place_of_arms(tmp_path: Path) -> None
     path.write_text(f"arms: {{x: {{method: dapo}}}}\n{text}")
     with pytest.raises(ValueError, match="must have arms or factorial, got both"):
         load_sweep(str(path), scale="tiny")
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        ("{settings: {ops: {data: ops, arms: [none]}}}", "every arm of its factorial.*settings.ops arms"),
+        ("{arms: [none, a]}", "every arm of its factorial, .* got its own arms"),
+    ],
+)
+def test_a_part_of_a_design_is_refused(tmp_path: Path, scale: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "factorial: {factors: {a: {optim.lr: 1e-3}, b: {optim.clip_norm: 2}}}\n"
+        f"seeds: [0]\nscales: {{tiny: {scale}}}\n"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_sweep(str(path), scale="tiny")
+
+
+def test_a_factor_that_sets_what_the_base_has_is_refused_by_the_plan(tmp_path: Path) -> None:
+    register_components()
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "base: {method: naive_grpo}\n"
+        "factorial: {factors: {clip: {method/surrogate: ppo_clip}, mean: {method/aggregate: token_mean}}}\n"
+        "seeds: [0]\nscales: {tiny: {}}\n"
+    )
+    sweep = load_sweep(str(path), scale="tiny", overrides=[f"store={tmp_path / 'store'}"])
+    with pytest.raises(ValueError, match="none and clip must differ, got one run for both: what clip sets"):
+        make_plan(sweep)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tokensweep.cli import main
 from tokensweep.compose import register_components
+from tokensweep.orchestrate import dry_run
 from tokensweep.plan import make_plan
 from tokensweep.sweepfile import Sweep, adhoc_sweep, load_sweep
 
@@ -143,3 +145,37 @@ def test_seeds_that_are_no_numbers_are_refused(
     with pytest.raises(SystemExit):
         main()
     assert "seeds= must be whole numbers, as in seeds=0,1,2, got '0,x'" in capsys.readouterr().err
+
+
+_SETTINGS = """
+arms: {a: {method: dapo}, b: {method: grpo}, c: {method: cispo}}
+baseline: c
+seeds: [0]
+scales: {tiny: {settings: {ops: {data: ops, arms: [a, b]}<more>}}}
+"""
+
+
+def test_an_arm_that_no_setting_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must run every arm in some setting, got none with c: add it"):
+        _load(tmp_path, text=_SETTINGS.replace("<more>", ""))
+
+
+def test_a_plan_names_what_arms_and_settings_change_and_the_setting_without_a_baseline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register_components()
+    text = _SETTINGS.replace("<more>", ", easy: {data: ops, data.steps: 2, arms: [a, c]}")
+    sweep = _load(tmp_path, text=text)
+    jobs = tuple(replace(job, overrides=(*job.overrides, f"store={tmp_path}")) for job in sweep.jobs)
+    dry_run(replace(sweep, jobs=jobs), launcher="local")
+    told = capsys.readouterr().out
+    assert "; 3 arms in 2 settings" in told
+    assert "ops: the baseline c is not run, so no arm is compared with it" in told
+    lines = told.splitlines()
+    assert lines[lines.index("a: method=dapo") :][:5] == [
+        "a: method=dapo",
+        "b: method=grpo",
+        "c: method=cispo",
+        "setting ops: nothing but the rest below",
+        "setting easy: data.steps=2",
+    ]

@@ -119,7 +119,8 @@ def check_rule(rule: Rule, sampling: SamplingSpec, *, engine: Engine, where: str
     """Raise ValueError, naming the key ``where`` the rule stands, for what it does not go with."""
     if not isinstance(engine, Ruled):
         raise ValueError(
-            f"{where} draws by a rule, and {type(engine).__name__} follows none: take rollout=torch or vllm"
+            f"{where} draws by a rule, and {type(engine).__name__} follows none: "
+            "take rollout=torch, vllm or hf"
         )
     try:
         rule.check(sampling)
