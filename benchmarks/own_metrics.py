@@ -50,7 +50,9 @@ def own_metrics(store: Path, sweep: str) -> dict[tuple[str, str, str], list[Ends
             continue
         for name, ends in ends_of(read_metrics(run_dir)):
             found.setdefault((entry["setting"], entry["arm"], name), []).append(ends)
-    return found
+    arms, settings = (list(dict.fromkeys(key[place] for key in found)) for place in (1, 0))
+    in_order = sorted(found, key=lambda key: (arms.index(key[1]), settings.index(key[0]), key[2]))
+    return {key: found[key] for key in in_order}
 
 
 def ends_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Ends]]:

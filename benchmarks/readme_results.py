@@ -1,6 +1,6 @@
 """Put the results table of a finished sweep into README.md.
 
-    python benchmarks/readme_results.py STORE SWEEP [--readme FILE]
+    python -m benchmarks.readme_results STORE SWEEP [--readme FILE]
 
 It replaces what stands between the lines ``<!-- results:begin -->`` and ``<!-- results:end -->``, so numbers
 in the README are never typed. Runs that failed are counted in the table; a sweep with runs that are missing
