@@ -27,11 +27,12 @@ def _updates(config: Frozen) -> int:
 def _asks_for_confidence(config: Frozen) -> bool:
     """Whether the prompt asks for a statement, or the problems come with a model that makes them."""
     told = " ".join(str(value) for value in (config.get("prompt") or {}).values()).lower()
-    return "confidence" in told or MARKER in told or bool(config["data"][KIND] == "data/ops_stated")
+    stated: bool = config["data"][KIND] == "data/ops_stated"
+    return stated or "confidence" in told or MARKER in told
 
 
 def _has_rules(config: Frozen) -> bool:
-    return config["rollout"][KIND] != "rollout/fake"
+    return bool(config["rollout"][KIND] != "rollout/fake")
 
 
 CONDITIONS: Mapping[str, Condition] = {
