@@ -10,7 +10,7 @@ READY := $(VENV)/ready
 TESTABLE := $(VENV)/testable
 VLLM := $(VENV)/vllm
 
-.PHONY: demo test test-vllm lint types unit coverage browser wheel smaller-demo golden bench clean
+.PHONY: demo test test-vllm lint types unit on-slurm elsewhere coverage browser wheel smaller-demo golden bench clean
 
 demo: $(READY)
 	$(BIN)/tokensweep sweep forking_tokens scale=tiny
@@ -44,7 +44,7 @@ $(VLLM): $(TESTABLE)
 
 # The part of the tests that starts vLLM servers; "make test" runs it too.
 test-vllm: $(VLLM)
-	$(BIN)/python -m pytest -m vllm --numprocesses 2 $(TOGETHER)
+	$(PYTEST) -m vllm $(SHARED)
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .
@@ -53,15 +53,23 @@ lint: $(TESTABLE)
 types: $(VLLM)
 	$(BIN)/mypy
 
-# Many tests wait for clusters and servers, so three processes for two cores; torch has one thread in each, as its
-# default of one per core would make them wait for each other. Groups are those of tests/conftest.py.
-TOGETHER := --dist loadgroup --no-loadscope-reorder
+# Tests on SLURM wait most of the time, so they run beside the others, but one after the other: two clusters at once
+# would keep a small machine from answering in time. torch has one thread in each process, as its default of one per
+# core would make them wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+SHARED := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 unit: $(VLLM) browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 $(TOGETHER)
+	$(MAKE) --jobs=2 on-slurm elsewhere
+
+on-slurm:
+	$(PYTEST) tests/slurm
+
+elsewhere:
+	$(PYTEST) --ignore=tests/slurm $(SHARED)
 
 # Which lines the tests reach. Not in "make test": to trace every line more than doubles its time.
 coverage: $(VLLM) browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 $(TOGETHER) --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(PYTEST) $(SHARED) --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 # For the tests that open MLflow's pages.
 browser:

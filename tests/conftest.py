@@ -1,25 +1,14 @@
-"""The order of the tests, and which of them share a process, when several processes run them."""
+"""The order of the test files: long ones first, so that none is left alone last when processes share them."""
 
 from __future__ import annotations
 
 import pytest
 
-_WAIT = ("slurm", "vllm", "ui")  # folders whose tests wait for clusters, servers and browsers
+_WAIT = ("vllm", "ui")  # folders whose tests wait for servers and browsers
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its group, and put long groups first, so that none is left alone last.
-
-    A file is a group, except that all tests on SLURM are one: they share a cluster, and two clusters at once
-    would keep a small machine from answering in time.
-    """
+    """Put files that wait, then other slow ones first; xdist hands files out in this order."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (not _waits(item), item.path not in slow))
-    for item in items:
-        group = "slurm" if "slurm" in item.path.parts else "/".join(item.path.parts[-3:])
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _waits(item: pytest.Item) -> bool:
-    return any(folder in item.path.parts for folder in _WAIT)
+    items.sort(key=lambda item: (not any(part in item.path.parts for part in _WAIT), item.path not in slow))
