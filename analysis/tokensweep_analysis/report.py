@@ -135,7 +135,7 @@ def _markdown_report(
 def to_compact_markdown(comparison: Comparison) -> str:
     """One table per setting and benchmark, and one line on what the numbers are. For a README.
 
-    It has the smallest and the largest pass@k, and of the differences only the smallest k.
+    It has the smallest and the largest pass@k, and of differences and effects only the smallest k.
     """
     sections = list(sections_of(comparison, compact=True))
     lines = []
@@ -145,6 +145,7 @@ def to_compact_markdown(comparison: Comparison) -> str:
             "",
             *_markdown((*section.results, *section.costs[1:])),
             "",
+            *(line for table in section.effects for line in (*_markdown(table), "")),
         ]
         lines += _paragraph(section.own_facts(sections))
     lines += _paragraph([*shared_facts(sections), comparison.note])

@@ -61,7 +61,7 @@ def shared_facts(sections: Sequence[Section]) -> list[str]:
 
 
 def sections_of(comparison: Comparison, *, compact: bool = False) -> Iterator[Section]:
-    """The sections of a comparison; ``compact`` leaves out reliability and all but the first contrast."""
+    """The sections of a comparison; ``compact`` leaves out reliability, and all but the first differences."""
     for (setting, benchmark), group in groupby(comparison.rows, key=lambda row: (row.setting, row.benchmark)):
         rows = list(group)
         known = [each for each in comparison.metrics if any(each in row.results for row in rows)]
@@ -80,7 +80,7 @@ def sections_of(comparison: Comparison, *, compact: bool = False) -> Iterator[Se
             title=_title(comparison, setting, benchmark),
             results=results,
             contrasts=() if compact else tuple(_contrasts(comparison, rows, metric) for metric in compared),
-            effects=() if compact else tuple(_effects(comparison, rows, shown)),
+            effects=tuple(_effects(comparison, rows, passes))[: 1 if compact else None],
             reliability=reliability,
             certainty=certainty,
             costs=(arms, *(c for c in costs if any(str(cell) != NOTHING for cell in c.cells))),
@@ -88,7 +88,7 @@ def sections_of(comparison: Comparison, *, compact: bool = False) -> Iterator[Se
                 *_facts(comparison, rows, passes),
                 *_explained([each for each in shown if each == AVERAGE] if compact else shown),
                 *_missing((*results, *reliability, *certainty)),
-                *([comparison.effects_note] if comparison.effects_note and not compact else []),
+                *([comparison.effects_note] if comparison.effects_note else []),
             ),
             is_empty=bool(nothing_finished(rows)),
         )
@@ -185,11 +185,11 @@ def _contrasts(comparison: Comparison, rows: Sequence[Row], metric: Metric) -> t
 
 
 def _effects(
-    comparison: Comparison, rows: Sequence[Row], shown: Sequence[Metric]
+    comparison: Comparison, rows: Sequence[Row], metrics: Sequence[Metric]
 ) -> Iterator[tuple[Column, ...]]:
-    """Main effects and interactions on the mean and on the largest k that is shown."""
+    """A table of main effects and interactions per metric."""
     place = (rows[0].setting, rows[0].benchmark)
-    for metric in [each for each in shown if each.kind is Kind.pass_at]:
+    for metric in metrics:
         own = [c for c in comparison.effects if (c.setting, c.benchmark) == place and c.metric == metric]
         if own:
             yield (column("effect", [each.arm for each in own]), *_estimated(own, Cell((str(metric),))))

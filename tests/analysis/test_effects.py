@@ -11,7 +11,7 @@ import pytest
 from tokensweep_analysis.effects import INTERACTIONS, MAIN
 from tokensweep_analysis.metrics import AVERAGE
 from tokensweep_analysis.page.document import to_html
-from tokensweep_analysis.report import to_markdown
+from tokensweep_analysis.report import to_compact_markdown, to_markdown
 from tokensweep_analysis.tables import Comparison, compare
 
 Make = Callable[..., None]
@@ -129,3 +129,10 @@ def test_a_setting_without_an_arm_of_the_design_has_no_effects_and_the_others_ha
     comparison = compare(tmp_path, "demo")
     assert {each.setting for each in comparison.effects} == {"ops"}
     assert "easy ops: a+b, b of the design are not planned there" in comparison.effects_note
+
+
+def test_a_readme_has_the_effects_on_the_mean(tmp_path: Path, make_run: Make, make_sweep: Make) -> None:
+    text = to_compact_markdown(factorial(tmp_path, make_run, make_sweep))
+    assert text.count("| effect | avg@n |") == 1
+    assert "| a x b | +8.3 " in text
+    assert text.count("| effect |") == 1  # none on pass@k
