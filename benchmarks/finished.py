@@ -74,7 +74,8 @@ def _planned(suite: str, run_id: str, samples: int, k: tuple[int, ...]) -> dict[
 def _write_folder(folder: Path, evals: list[dict[str, Any]], *, steps: int, rng: np.random.Generator) -> None:
     """Plan, frozen config and the ledger of one attempt."""
     write_json(folder / "plan.json", {"run_id": folder.name, "code_sha": "c0de" * 16, "evals": evals})
-    write_json(folder / "config.json", {"seed": 0, "compute": {"device": "auto"}})
+    method = {"name": "grpo", "paper": "arXiv:2402.03300", "evidence": "paper"}
+    write_json(folder / "config.json", {"seed": 0, "compute": {"device": "auto"}, "method": method})
     attempt = folder / "attempts" / "000"
     attempt.mkdir(parents=True)
     noise = rng.random((steps, len(DENOMINATORS)))

@@ -33,7 +33,9 @@ class Store:
         if not (folder / "plan.json").is_file():
             evals = [{"suite": "ops", "eval_id": "e", "num_samples": 4, "k": [1], "answer_space": 10}]
             plan = {"run_id": run_id, "code_sha": "c0de", "identity": {"seed": 0}, "steps": 2}
-            write_json(folder / "config.json", {"compute": {"threads": 1, "hang_s": 0}})
+            method = {"name": "grpo", "paper": "arXiv:2402.03300", "evidence": "paper"}
+            compute = {"threads": 1, "hang_s": 0}
+            write_json(folder / "config.json", {"compute": compute, "method": method})
             write_json(folder / "plan.json", {**plan, "evals": evals})
         for words in attempts:
             with Attempt.open(folder) as attempt:
