@@ -16,7 +16,9 @@ _STATEMENT = re.compile(
     rf"\bconfidence\b[ \t*_]*[:=][\s*_$]*({_NUMBER})(?:\s*/\s*({_NUMBER}))?(?:\s*\\?(%))?(?![\w%]|\.\d)",
     re.IGNORECASE,
 )
-_EMPHASIZED = re.compile(rf"[*_]*{_STATEMENT.pattern}[*_]*", re.IGNORECASE)
+_EMPHASIZED = re.compile(
+    rf"[*_]{{0,3}}{_STATEMENT.pattern}[*_]{{0,3}}", re.IGNORECASE
+)  # bounded: long rules of *
 _MARKER = re.compile(re.escape(MARKER), re.IGNORECASE)
 
 
